@@ -1,0 +1,50 @@
+"""Random numbers that depend on (seed, image id, restart) only.
+
+A shared generator would make the numbers of an image depend on its neighbours in the batch. Here every image has
+a generator of its own, on the CPU, so batch size, order, process count and device do not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .threat import ThreatModel
+
+ImageId = int | str
+
+
+def image_generator(seed: int, image_id: ImageId, restart: int) -> torch.Generator:
+    """A CPU generator for one image; ``1`` and ``"1"`` are the same image id."""
+    digest = hashlib.blake2b(f"{seed}|{image_id}|{restart}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def content_ids(images: Tensor) -> list[str]:
+    """Ids made from the pixels, for callers without ids: independent of batch and order. (B, C, H, W) -> B texts."""
+    host = images.detach().to("cpu", torch.float32).contiguous().numpy()
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in host]
+
+
+def random_starts(
+    threat: ThreatModel, images: Tensor, image_ids: Sequence[ImageId], *, seed: int, restart: int
+) -> Tensor:
+    """A random allowed image around each image, (B, C, H, W).
+
+    linf: uniform in the box. l2: uniform in the ball (Gaussian direction, radius eps * U^(1/d)).
+    """
+    shape = images.shape[1:]
+    noises = []
+    for image_id in image_ids:
+        generator = image_generator(seed, image_id, restart)
+        if threat.norm == "linf":
+            noises.append(torch.rand(shape, generator=generator) * 2 - 1)
+        else:
+            direction = torch.randn(shape, generator=generator)
+            radius = torch.rand((), generator=generator) ** (1 / direction.numel())
+            noises.append(direction / direction.norm().clamp_min(1e-12) * radius)
+    noise = torch.stack(noises).to(images)
+    return threat.project(images, images + threat.eps * noise)

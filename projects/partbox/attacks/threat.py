@@ -1,0 +1,91 @@
+"""Threat model: which perturbations an attacker may make, in [0, 1] pixel space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Norm = Literal["linf", "l2"]
+
+
+def parse_eps(value: float | int | str, name: str = "eps") -> float:
+    """Read a number that may be written as a fraction, such as ``8/255``.
+
+    Args:
+        value: a number, or text such as ``"8/255"``, ``"0.5"`` or ``"1e-3"``.
+        name: how the error message calls the value.
+
+    Raises:
+        ValueError: not a finite number >= 0.
+    """
+    try:
+        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError, TypeError, OverflowError):
+        raise ValueError(f"{name} must be a number or a fraction such as 8/255, not {value!r}") from None
+    if isinstance(value, bool) or not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name} must be finite and not negative, not {value!r}")
+    return number
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Reshape (B,) so that it broadcasts over (B, ...)."""
+    return values.reshape(-1, *[1] * (images.dim() - 1))
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All images within ``eps`` of the clean image in ``norm``, with pixels in [0, 1].
+
+    Attributes:
+        norm: ``"linf"`` (largest change of any channel of any pixel) or ``"l2"`` (Euclidean over the whole image).
+        eps: radius in [0, 1] pixel space; may be given as text, ``"8/255"``.
+
+    Raises:
+        ValueError: unknown norm, or eps not finite or negative.
+    """
+
+    norm: Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"unknown norm {self.norm!r}; known: {', '.join(get_args(Norm))}")
+        object.__setattr__(self, "eps", parse_eps(self.eps))
+
+    def __str__(self) -> str:
+        numerator = self.eps * 255
+        nice = f"{round(numerator)}/255" if abs(numerator - round(numerator)) < 1e-9 else f"{self.eps:g}"
+        return f"{self.norm} {nice}"
+
+    def scaled(self, factor: float) -> ThreatModel:
+        """The same norm with ``factor * eps`` (used by eps warm-up)."""
+        return ThreatModel(self.norm, self.eps * factor)
+
+    def distance(self, images: Tensor, other: Tensor) -> Tensor:
+        """Size of the perturbation of each image: (B, ...), (B, ...) -> (B,)."""
+        delta = (other - images).flatten(1)
+        return delta.abs().amax(dim=1) if self.norm == "linf" else delta.norm(dim=1)
+
+    def project(self, images: Tensor, candidates: Tensor) -> Tensor:
+        """The allowed image nearest to each candidate, up to the order ball, then [0, 1]; (B, C, H, W) each.
+
+        An l2 perturbation inside the ball stays as it is: it is scaled by min(1, eps / norm), not onto the sphere.
+        """
+        if self.norm == "linf":
+            inside = torch.minimum(torch.maximum(candidates, images - self.eps), images + self.eps)
+        else:
+            delta = candidates - images
+            norms = _per_image(delta.flatten(1).norm(dim=1), delta)
+            inside = images + delta * (self.eps / norms.clamp_min(1e-12)).clamp(max=1.0)
+        return inside.clamp(0.0, 1.0)
+
+    def ascent_direction(self, gradient: Tensor) -> Tensor:
+        """Steepest ascent of unit size in this norm: the sign (linf) or the normalised gradient (l2), (B, C, H, W)."""
+        if self.norm == "linf":
+            return gradient.sign()
+        return gradient / _per_image(gradient.flatten(1).norm(dim=1), gradient).clamp_min(1e-12)
