@@ -1,0 +1,45 @@
+"""Make a part dataset of animals from the part boxes of semantic PASCAL-Part on VOC2010 photographs.
+
+    python datasets/prepare_pascal_part_animals.py --input FOLDER --output $DETECTRON2_DATASETS/pascal_part_animals
+
+FOLDER holds images/ and trainval.json (see datasets/README.md). One crop an animal, labelled with the animal's class
+and the boxes of its own parts. It is datasets/prepare_coco_parts.py with its options set.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from partbox.data.preparation import PrepareOptions, RelationOptions
+from partbox.data.preparation.command_line import add_crop_arguments, crop_settings, run_preparation
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--input", type=Path, required=True, metavar="FOLDER", help="folder with images/ and trainval.json"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to be made")
+    add_crop_arguments(parser, labels=("box", "none"), default_labels="box")
+    return parser
+
+
+def main() -> int:
+    """Prepare, and return the exit status."""
+    args = build_parser().parse_args()
+    options = PrepareOptions(
+        relations=RelationOptions(classes_from="name", object_field="obj_ann_id"),
+        labels=args.labels,
+        empty=args.empty,
+        min_side=args.min_side,
+        crops=crop_settings(args),
+        fractions=args.split,
+        seed=args.seed,
+    )
+    return run_preparation(args, args.input / "trainval.json", args.input / "images", options, print)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

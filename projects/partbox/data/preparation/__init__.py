@@ -1,0 +1,9 @@
+"""Makes part datasets from labels as their owners publish them; behind the scripts ``datasets/prepare_*.py``."""
+
+from .coco_relations import RelationOptions
+from .object_crops import CropSettings
+from .options import PrepareOptions
+from .prepare import prepare_parts
+from .report import PreparationReport
+
+__all__ = ["CropSettings", "PreparationReport", "PrepareOptions", "RelationOptions", "prepare_parts"]

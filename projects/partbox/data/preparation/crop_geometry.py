@@ -1,0 +1,151 @@
+"""Where an object's crop lies in its photograph, and where the object's parts lie in the crop. No files here.
+
+Coordinates are continuous pixels: pixel (0, 0) covers [0, 1) x [0, 1). Boxes are [x0, y0, x1, y1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+Box = tuple[float, float, float, float]
+"""[x0, y0, x1, y1] in pixels; x1 and y1 are exclusive."""
+
+
+@dataclass(frozen=True)
+class CropWindow:
+    """A rectangle of whole pixels of a photograph, and the size it is saved in.
+
+    Attributes:
+        x0, y0, x1, y1: the rectangle in the photograph, in pixels; x1 and y1 are exclusive.
+        width, height: of the saved crop, in pixels.
+    """
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    width: int
+    height: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the crop per pixel of the photograph, horizontally and vertically."""
+        return self.width / (self.x1 - self.x0), self.height / (self.y1 - self.y0)
+
+
+def crop_window(box: Box, photo_size: tuple[int, int], *, margin: float, max_side: int) -> CropWindow:
+    """The window around an object.
+
+    Args:
+        box: the object in the photograph; a part of it must lie inside.
+        photo_size: width and height of the photograph, in pixels.
+        margin: the window's sides over the box's; 1.5 adds a quarter of the side on every side. The window is rounded
+            outwards to whole pixels and clipped to the photograph.
+        max_side: longest side of the saved crop, in pixels; larger crops are scaled down, smaller ones kept.
+    """
+    width, height = photo_size
+    grow_x, grow_y = (margin - 1) / 2 * (box[2] - box[0]), (margin - 1) / 2 * (box[3] - box[1])
+    x0, y0 = max(0, math.floor(box[0] - grow_x)), max(0, math.floor(box[1] - grow_y))
+    x1, y1 = min(width, math.ceil(box[2] + grow_x)), min(height, math.ceil(box[3] + grow_y))
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"the box {box} lies outside its photograph of {width} x {height} pixels")
+    scale = min(1.0, max_side / max(x1 - x0, y1 - y0))
+    return CropWindow(x0, y0, x1, y1, _scaled(x1 - x0, scale), _scaled(y1 - y0, scale))
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(1, math.floor(side * scale + 0.5))
+
+
+def whole_window(photo_size: tuple[int, int], *, max_side: int) -> CropWindow:
+    """The window that is the whole photograph of (width, height) pixels."""
+    return crop_window((0, 0, *photo_size), photo_size, margin=1, max_side=max_side)
+
+
+def union_box(boxes: list[Box]) -> Box:
+    """The smallest box around boxes."""
+    x0, y0, x1, y1 = zip(*boxes, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)
+
+
+def clip_box(box: Box, width: float, height: float) -> Box | None:
+    """The share of a box inside [0, width] x [0, height]; None if there is none."""
+    x0, y0, x1, y1 = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+    return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
+
+
+def box_in_crop(box: Box, window: CropWindow) -> Box:
+    """A box of the photograph in pixels of the crop; it may leave the crop."""
+    (sx, sy), x, y = window.scale, window.x0, window.y0
+    return (box[0] - x) * sx, (box[1] - y) * sy, (box[2] - x) * sx, (box[3] - y) * sy
+
+
+def leaves_window(box: Box, window: CropWindow, *, tolerance: float = 0.01) -> bool:
+    """Whether a box of the photograph leaves the window by more than the tolerance (pixels of the photograph)."""
+    low = min(box[0] - window.x0, box[1] - window.y0)
+    high = min(window.x1 - box[2], window.y1 - box[3])
+    return min(low, high) < -tolerance
+
+
+def clip_polygon(points: np.ndarray, width: float, height: float) -> np.ndarray:
+    """Clip a polygon to [0, width] x [0, height] (Sutherland and Hodgman, 1974).
+
+    Args:
+        points: (n, 2) corners.
+        width: of the rectangle.
+        height: of the rectangle.
+
+    Returns:
+        (m, 2) corners, m may be 0. Where a concave polygon falls apart, edges without area along the border hold the
+        pieces together: its mask is right.
+    """
+    for axis, limit, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
+        if len(points) == 0:
+            return points
+        points = _clip_half_plane(points, axis, limit, sign)
+    return points
+
+
+def _clip_half_plane(points: np.ndarray, axis: int, limit: float, sign: int) -> np.ndarray:
+    """Keep the side of ``points[:, axis] == limit`` that lies in the direction of ``sign``."""
+    kept: list[np.ndarray] = []
+    inside = sign * (points[:, axis] - limit) >= 0
+    for index in range(len(points)):
+        start, end = points[index - 1], points[index]
+        if inside[index - 1] != inside[index]:
+            crossing = start + (limit - start[axis]) / (end[axis] - start[axis]) * (end - start)
+            crossing[axis] = limit
+            kept.append(crossing)
+        if inside[index]:
+            kept.append(end)
+    return np.array(kept).reshape(-1, 2)
+
+
+def polygon_in_crop(polygon: list[float], window: CropWindow) -> list[list[float]]:
+    """A polygon of the photograph in pixels of the crop, clipped to it.
+
+    Args:
+        polygon: [x, y, x, y, ...] in pixels of the photograph.
+        window: of the crop.
+
+    Returns:
+        The corners [x, y] in pixels of the crop, rounded to hundredths, without repetitions; fewer than 3 where nothing
+        of the polygon is left.
+    """
+    points = (np.array(polygon, dtype=np.float64).reshape(-1, 2) - [window.x0, window.y0]) * window.scale
+    corners: list[list[float]] = []
+    for corner in clip_polygon(points, window.width, window.height).round(2).tolist():
+        if not corners or corner != corners[-1]:
+            corners.append(corner)
+    return corners[:-1] if len(corners) > 1 and corners[0] == corners[-1] else corners
+
+
+def mask_in_crop(mask: np.ndarray, window: CropWindow) -> np.ndarray:
+    """A mask of the photograph, seen in the crop: (H, W) bool -> (height, width) bool, nearest neighbour."""
+    cut = mask[window.y0 : window.y1, window.x0 : window.x1]
+    rows = ((np.arange(window.height) + 0.5) * cut.shape[0] / window.height).astype(np.int64)
+    columns = ((np.arange(window.width) + 0.5) * cut.shape[1] / window.width).astype(np.int64)
+    return cut[rows[:, None], columns]
