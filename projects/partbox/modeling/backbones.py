@@ -1,0 +1,105 @@
+"""timm networks as detectron2 backbones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone
+from torch import Tensor, nn
+
+from .weights import load_backbone_weights
+
+POOLED = "pooled"
+
+
+def _plain_name(name: str) -> str:
+    return name.removeprefix("model.").replace("_", ".")
+
+
+class TimmBackbone(Backbone):
+    """A timm network that gives a feature map a stage, ``stage1`` ... in order of depth, and optionally a vector.
+
+    The whole classification network is kept, so that ImageNet weights load completely and the vector is the one
+    that timm's classifier would see. Features are taken at the stages that timm itself names in ``feature_info``.
+
+    Args:
+        name: of the timm model.
+        pretrained: take timm's own pretrained weights (from its hub or cache).
+        output_stride: of the last feature map, 8, 16 or 32; None leaves the network as it is.
+        pooled: give only ``{"pooled": (B, D)}``, the input of timm's classifier.
+        weights: address of a weights file, see ``partbox.modeling.weights``; "" = none.
+
+    Raises:
+        ValueError: timm does not know the network, or it cannot give feature maps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pretrained: bool = False,
+        output_stride: int | None = None,
+        pooled: bool = False,
+        weights: str = "",
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name[:6]}*")[:5]
+            raise ValueError(f"timm has no network {name!r}; some near: {', '.join(near) or 'none'}")
+        self.pooled = pooled
+        if pooled:
+            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+            if weights:
+                load_backbone_weights(self.net, weights)
+            self._shapes = {POOLED: ShapeSpec(channels=self.net.num_features)}
+        else:
+            self.net = self._pyramid(name, pretrained, output_stride, weights)
+            info: Any = self.net.feature_info
+            self._shapes = {
+                f"stage{i + 1}": ShapeSpec(channels=channels, stride=stride)
+                for i, (channels, stride) in enumerate(zip(info.channels(), info.reduction(), strict=True))
+            }
+        self._out_features = list(self._shapes)
+
+    @staticmethod
+    def _pyramid(name: str, pretrained: bool, output_stride: int | None, weights: str) -> nn.Module:
+        extra = {} if output_stride in (None, 32) else {"output_stride": output_stride}
+        try:
+            net: nn.Module = timm.create_model(name, pretrained=pretrained, features_only=True, **extra)
+        except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+            raise ValueError(
+                f"timm network {name!r} gives no feature maps at output stride {output_stride}: {error}"
+            ) from error
+        if weights:
+            whole = timm.create_model(name, num_classes=0, **extra)
+            load_backbone_weights(whole, weights)
+            # timm's feature extractors rename modules ("stages.2" -> "stages_2", or a prefix "model.").
+            state = {_plain_name(key): value for key, value in whole.state_dict().items()}
+            net.load_state_dict({key: state[_plain_name(key)] for key in net.state_dict()}, strict=True)
+        return net
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised images (B, 3, H, W) -> feature maps by name, or ``{"pooled": (B, D)}``."""
+        if self.pooled:
+            return {POOLED: self.net(images)}
+        return dict(zip(self._shapes, self.net(images), strict=True))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return dict(self._shapes)
+
+
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build the timm network that ``MODEL.PART.BACKBONE`` names; a plain classifier gets its pooled vector."""
+    settings = cfg.MODEL.PART.BACKBONE
+    plain = cfg.MODEL.PART.EXTRACTOR.NAME == "none"
+    from_hub = settings.WEIGHTS == "timm"
+    return TimmBackbone(
+        settings.TIMM_NAME,
+        pretrained=from_hub,
+        output_stride=None if plain else settings.OUTPUT_STRIDE,
+        pooled=plain,
+        weights="" if from_hub else settings.WEIGHTS,
+    )

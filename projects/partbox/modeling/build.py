@@ -1,0 +1,131 @@
+"""From configuration to extractor and head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+
+from .extractors import Extractor, OracleExtractor, SegmenterExtractor
+from .heads import (
+    EvidenceHead,
+    FeatureHead,
+    LinearHead,
+    PartBoxHead,
+    PartPoolingHead,
+    PartToClassHead,
+    TwoHead,
+)
+from .levels import channels_to_class, level_of_parts, num_channels
+
+Shapes = dict[str, ShapeSpec]
+Head = EvidenceHead | FeatureHead
+
+
+def _segmenter(cfg: CfgNode, shapes: Shapes, channels: int) -> Extractor:
+    return SegmenterExtractor.from_config(cfg, shapes, channels)
+
+
+def _oracle(cfg: CfgNode, shapes: Shapes, channels: int) -> Extractor:
+    return OracleExtractor(channels)
+
+
+EXTRACTORS: dict[str, Callable[[CfgNode, Shapes, int], Extractor] | None] = {
+    "none": None,
+    "segmenter": _segmenter,
+    "oracle": _oracle,
+}
+
+
+def _known(kind: str, name: str, table: dict) -> None:
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
+
+
+def build_extractor(cfg: CfgNode, shapes: Shapes) -> Extractor | None:
+    """The part extractor of ``MODEL.PART.EXTRACTOR``, None for a plain classifier.
+
+    Raises:
+        ValueError: unknown name or part level.
+    """
+    part = cfg.MODEL.PART
+    _known("MODEL.PART.EXTRACTOR.NAME", part.EXTRACTOR.NAME, EXTRACTORS)
+    level_of_parts(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS)  # refuses an unknown level
+    build = EXTRACTORS[part.EXTRACTOR.NAME]
+    if build is None:
+        return None
+    return build(cfg, shapes, num_channels(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS, len(part.CLASS_NAMES)))
+
+
+def _linear(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    if extractor is not None:
+        raise ValueError(
+            "the linear head is the plain classifier's: set MODEL.PART.EXTRACTOR.NAME none, or use two_head"
+        )
+    return LinearHead(shapes, len(cfg.MODEL.PART.CLASS_NAMES))
+
+
+def _channels(name: str, extractor: Extractor | None) -> int:
+    if extractor is None:
+        raise ValueError(f"the head {name} needs part evidence: MODEL.PART.EXTRACTOR.NAME must not be none")
+    return extractor.num_channels
+
+
+def _part_box(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    head = cfg.MODEL.PART.HEAD
+    return PartBoxHead(
+        _channels("part_box", extractor),
+        len(cfg.MODEL.PART.CLASS_NAMES),
+        hidden=head.HIDDEN,
+        score=head.SCORE,
+        normalized=head.NORMALIZED_BOXES,
+        part_conv=head.PART_CONV,
+    )
+
+
+def _part_pooling(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    head = cfg.MODEL.PART.HEAD
+    return PartPoolingHead(
+        _channels("part_pooling", extractor),
+        len(cfg.MODEL.PART.CLASS_NAMES),
+        cells=head.POOL_SIZE,
+        keep_background=head.KEEP_BACKGROUND,
+        norm=head.POOL_NORM,
+        hidden=head.HIDDEN,
+    )
+
+
+def _two_head(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    _channels("two_head", extractor)
+    return TwoHead(shapes, len(cfg.MODEL.PART.CLASS_NAMES))
+
+
+def _part_to_class(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    _channels("part_to_class", extractor)
+    part = cfg.MODEL.PART
+    return PartToClassHead(
+        channels_to_class(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS, len(part.CLASS_NAMES)),
+        learned=part.HEAD.LEARNED,
+        pixel_weight=part.HEAD.PIXEL_WEIGHT,
+    )
+
+
+HEADS: dict[str, Callable[[CfgNode, Shapes, Extractor | None], Head]] = {
+    "linear": _linear,
+    "part_box": _part_box,
+    "part_pooling": _part_pooling,
+    "two_head": _two_head,
+    "part_to_class": _part_to_class,
+}
+
+
+def build_head(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    """The classification head of ``MODEL.PART.HEAD``.
+
+    Raises:
+        ValueError: unknown name, or a head that cannot use this extractor's evidence.
+    """
+    name = cfg.MODEL.PART.HEAD.NAME
+    _known("MODEL.PART.HEAD.NAME", name, HEADS)
+    return HEADS[name](cfg, shapes, extractor)

@@ -1,0 +1,33 @@
+"""Loss terms of a part classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .levels import IGNORE
+
+
+def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool) -> Tensor:
+    """Cross-entropy of the part masks, averaged over all labelled pixels of the batch; 0 without any.
+
+    A pixel or image without label adds nothing to the sum and nothing to the number of pixels it is divided by.
+
+    Args:
+        mask_logits: (B, 1 + P, h, w).
+        part_maps: (B, H, W) int64, 0 = background, -1 = not labelled.
+        at_image_size: enlarge the masks to (H, W) bilinearly; else reduce the labels to (h, w), taking the label at
+            the centre of each cell.
+    """
+    labelled = (part_maps != IGNORE).flatten(1).any(dim=1)
+    if not bool(labelled.any()):
+        return mask_logits.sum() * 0
+    logits, maps = mask_logits[labelled], part_maps[labelled]
+    if at_image_size:
+        logits = functional.interpolate(logits, size=maps.shape[-2:], mode="bilinear", align_corners=False)
+    else:
+        size = logits.shape[-2:]
+        reduced = functional.interpolate(maps[:, None].double(), size=size, mode="nearest-exact")
+        maps = reduced[:, 0].to(torch.int64)
+    return functional.cross_entropy(logits, maps, ignore_index=IGNORE)

@@ -1,0 +1,270 @@
+"""The meta-architecture: backbone -> part extractor -> part evidence -> classification head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import build_backbone
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .build import build_extractor, build_head
+from .evidence import PartEvidence
+from .extractors import Extractor, ExtractorInputs
+from .heads import EvidenceHead, FeatureHead
+from .levels import IGNORE, LevelMap
+from .losses import part_loss
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+@dataclass(frozen=True)
+class PartOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        logits: (B, K).
+        evidence: of the extractor, None for a plain classifier.
+    """
+
+    logits: Tensor
+    evidence: PartEvidence | None
+
+
+@dataclass(frozen=True)
+class PartTargets:
+    """Labels of a batch.
+
+    Attributes:
+        labels: (B,) int64 class of each image.
+        part_maps: (B, H, W) int64 part of each pixel, 0 = background, 1 + p = part p, -1 = not labelled.
+    """
+
+    labels: Tensor
+    part_maps: Tensor
+
+
+class PartClassifier(nn.Module):
+    """Names the object in an image, from its parts where it has an extractor.
+
+    ``forward`` is detectron2's: a list of dicts gives a dict of losses in training and a list of predictions in
+    inference. ``logits`` is what attacks need: images in [0, 1] -> logits, normalisation inside.
+
+    Args:
+        backbone: detectron2 backbone.
+        extractor: None for a plain classifier.
+        head: reads the evidence, or the features.
+        class_names: of the K classes.
+        part_names: of the P parts, as ``class:part``.
+        part_to_class: class index of each part.
+        level: part level of the extractor's channels.
+        part_loss_weight: c of (1 - c) classification + c parts.
+        part_loss_at_image_size: see :func:`partbox.modeling.losses.part_loss`.
+        label_smoothing: of the classification term.
+        freeze_batch_norm: the backbone's BatchNorm uses its running statistics in training too.
+        pixel_mean: of R, G, B in 0..255.
+        pixel_std: of R, G, B in 0..255.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        extractor: Extractor | None,
+        head: EvidenceHead | FeatureHead,
+        class_names: Sequence[str],
+        part_names: Sequence[str],
+        part_to_class: Sequence[int],
+        level: str = "part",
+        part_loss_weight: float = 0.5,
+        part_loss_at_image_size: bool = True,
+        label_smoothing: float = 0.0,
+        freeze_batch_norm: bool = False,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ) -> None:
+        super().__init__()
+        if not 0 <= part_loss_weight <= 1:
+            raise ValueError(f"MODEL.PART.LOSS_WEIGHT must lie in [0, 1], not {part_loss_weight}")
+        if isinstance(head, EvidenceHead) and extractor is None:
+            raise ValueError(f"{type(head).__name__} needs part evidence: MODEL.PART.EXTRACTOR.NAME must not be 'none'")
+        self.backbone = backbone
+        self.extractor = extractor
+        self.head = head
+        self.class_names = tuple(class_names)
+        self.part_names = tuple(part_names)
+        self.part_to_class = tuple(part_to_class)
+        self.level = level
+        self.level_map = LevelMap(level, part_to_class)
+        self.part_loss_weight = part_loss_weight if extractor is not None else 0.0
+        self.part_loss_at_image_size = part_loss_at_image_size
+        self.label_smoothing = label_smoothing
+        self.freeze_batch_norm = freeze_batch_norm
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(1, 3, 1, 1) / 255, persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(1, 3, 1, 1) / 255, persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        part = cfg.MODEL.PART
+        if not part.CLASS_NAMES:
+            raise ValueError("MODEL.PART.CLASS_NAMES is empty: fill it from a dataset (partbox.engine.setup does)")
+        if cfg.INPUT.FORMAT != "RGB":
+            raise ValueError(f"INPUT.FORMAT must be RGB for a PartClassifier, not {cfg.INPUT.FORMAT}")
+        backbone = build_backbone(cfg)
+        set_batch_norm_momentum(backbone, part.BATCH_NORM_MOMENTUM)
+        if part.BATCH_NORM not in ("train", "frozen"):
+            raise ValueError(f"MODEL.PART.BATCH_NORM must be train or frozen, not {part.BATCH_NORM!r}")
+        if part.LOSS_RESOLUTION not in ("image", "evidence"):
+            raise ValueError(f"MODEL.PART.LOSS_RESOLUTION must be image or evidence, not {part.LOSS_RESOLUTION!r}")
+        extractor = build_extractor(cfg, backbone.output_shape())
+        return {
+            "backbone": backbone,
+            "extractor": extractor,
+            "head": build_head(cfg, backbone.output_shape(), extractor),
+            "class_names": list(part.CLASS_NAMES),
+            "part_names": list(part.PART_NAMES),
+            "part_to_class": list(part.PART_TO_CLASS),
+            "level": part.EXTRACTOR.LEVEL,
+            "part_loss_weight": part.LOSS_WEIGHT,
+            "part_loss_at_image_size": part.LOSS_RESOLUTION == "image",
+            "label_smoothing": part.LABEL_SMOOTHING,
+            "freeze_batch_norm": part.BATCH_NORM == "frozen",
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    @property
+    def label_needs_evidence(self) -> bool:
+        """Whether the part evidence is the only path from the image to the label."""
+        return isinstance(self.head, EvidenceHead)
+
+    def train(self, mode: bool = True) -> PartClassifier:
+        super().train(mode)
+        if mode and self.freeze_batch_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+        return self
+
+    def run(self, images: Tensor, part_maps: Tensor | None = None, *, evidence_needed: bool = True) -> PartOutput:
+        """One forward pass.
+
+        Args:
+            images: (B, 3, H, W) float RGB in [0, 1].
+            part_maps: (B, H, W) at part level, for the oracle extractor only.
+            evidence_needed: False skips the extractor where the label does not depend on it.
+        """
+        features = self.backbone((images - self.pixel_mean) / self.pixel_std)
+        evidence = None
+        if self.extractor is not None and (evidence_needed or self.label_needs_evidence):
+            maps = self.level_map(part_maps) if part_maps is not None and self.extractor.needs_part_maps else None
+            evidence = self.extractor(ExtractorInputs(features, images, maps))
+        if isinstance(self.head, EvidenceHead):
+            assert evidence is not None  # the constructor refused an evidence head without extractor
+            return PartOutput(self.head(evidence), evidence)
+        return PartOutput(self.head(features), evidence)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), float RGB in [0, 1] -> logits (B, K)."""
+        return self.run(images, evidence_needed=False).logits
+
+    @property
+    def attackable(self) -> bool:
+        """Whether the logits depend on the image at all: False with the oracle extractor."""
+        return self.extractor is None or not self.label_needs_evidence or not self.extractor.needs_part_maps
+
+    def logits_for(self, batch: Sequence[dict[str, Any]]) -> Callable[[Tensor], Tensor]:
+        """The function images -> logits for this batch; with the oracle extractor it holds the batch's labels."""
+        if self.attackable:
+            return self.logits
+        part_maps = self.targets_of(batch).part_maps
+        return lambda images: self.run(images, part_maps, evidence_needed=False).logits
+
+    def losses(self, images: Tensor, targets: PartTargets) -> dict[str, Tensor]:
+        """The two weighted terms of the training loss, ``loss_class`` and (with an extractor) ``loss_part``."""
+        output = self.run(images, targets.part_maps)
+        classification = functional.cross_entropy(output.logits, targets.labels, label_smoothing=self.label_smoothing)
+        losses = {"loss_class": (1 - self.part_loss_weight) * classification}
+        if output.evidence is not None:
+            part = part_loss(
+                output.evidence.mask_logits,
+                self.level_map(targets.part_maps),
+                at_image_size=self.part_loss_at_image_size,
+            )
+            losses["loss_part"] = self.part_loss_weight * part
+        return losses
+
+    def images_of(self, batch: Sequence[dict[str, Any]]) -> Tensor:
+        """The batch's images, (B, 3, H, W) float RGB in [0, 1] on the model's device.
+
+        Raises:
+            ValueError: images of different size.
+        """
+        sizes = {tuple(sample["image"].shape) for sample in batch}
+        if len(sizes) > 1:
+            raise ValueError(f"the images of a batch must have one size, found {sorted(sizes)}: set INPUT.SIZE")
+        return torch.stack([sample["image"] for sample in batch]).to(self.device).to(self.pixel_mean.dtype) / 255
+
+    def targets_of(self, batch: Sequence[dict[str, Any]]) -> PartTargets:
+        """The batch's labels on the model's device; a sample without ``part_map`` has no part labels."""
+        labels = torch.tensor([sample["label"] for sample in batch], device=self.device)
+        maps = [
+            sample.get("part_map", torch.full(sample["image"].shape[-2:], IGNORE, dtype=torch.int64))
+            for sample in batch
+        ]
+        return PartTargets(labels, torch.stack(maps).to(self.device))
+
+    def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Training: losses by name. Inference: one prediction an image.
+
+        Args:
+            batched_inputs: dicts with ``image`` (3, H, W) RGB in 0..255; in training also ``label`` and, where the
+                parts are labelled, ``part_map`` (H, W).
+
+        Returns:
+            Predictions hold ``label`` (int), ``probabilities`` (K,) and, with an extractor, ``part_probabilities``
+            (1 + P, h, w) at the evidence's resolution.
+        """
+        images = self.images_of(batched_inputs)
+        if self.training:
+            return self.losses(images, self.targets_of(batched_inputs))
+        return self.predict_batch(images, batched_inputs)
+
+    def predict_batch(self, images: Tensor, batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Predictions on ``images`` (B, 3, H, W) in [0, 1], which stand for the images of ``batch``."""
+        maps = None
+        if self.extractor is not None and self.extractor.needs_part_maps:
+            maps = self.targets_of(batch).part_maps
+        return self.predictions(self.run(images, maps))
+
+    @staticmethod
+    def predictions(output: PartOutput) -> list[dict[str, Any]]:
+        """Split an output into one prediction an image."""
+        probabilities = output.logits.softmax(dim=1)
+        labels = probabilities.argmax(dim=1).tolist()
+        predictions: list[dict[str, Any]] = [
+            {"label": label, "probabilities": row} for label, row in zip(labels, probabilities, strict=True)
+        ]
+        if output.evidence is not None:
+            for prediction, masks in zip(predictions, output.evidence.masks, strict=True):
+                prediction["part_probabilities"] = masks
+        return predictions
+
+
+def set_batch_norm_momentum(module: nn.Module, momentum: float) -> None:
+    """Set the share of the newest batch in the running statistics of every BatchNorm below ``module``."""
+    for child in module.modules():
+        if isinstance(child, BATCH_NORMS):
+            child.momentum = momentum
