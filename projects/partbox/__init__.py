@@ -1,0 +1,62 @@
+"""partbox: object recognisers that see parts, and measurements of how robust they really are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .config import add_partbox_config
+    from .data import PartDataset, PartDatasetError, load_part_dataset, register_part_dataset
+    from .modeling import PartClassifier
+
+__all__ = [
+    "PartClassifier",
+    "PartDataset",
+    "PartDatasetError",
+    "add_partbox_config",
+    "load_part_dataset",
+    "register_all",
+    "register_part_dataset",
+]
+
+_HOMES = {
+    "PartClassifier": "modeling",
+    "PartDataset": "data",
+    "PartDatasetError": "data",
+    "add_partbox_config": "config",
+    "load_part_dataset": "data",
+    "register_part_dataset": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that ``import partbox.attacks`` needs no detectron2."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'partbox' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def register_all(root: str | Path | None = None) -> None:
+    """Register the meta-architecture, the timm backbone and the built-in datasets with detectron2.
+
+    The one place that registers anything; calling it again changes nothing.
+
+    Args:
+        root: folder of the datasets; default ``$DETECTRON2_DATASETS``, else ``datasets_root``.
+    """
+    from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+    from .data import register_builtin_datasets
+    from .modeling import PartClassifier
+    from .modeling.backbones import build_timm_backbone
+
+    if "PartClassifier" not in META_ARCH_REGISTRY:
+        META_ARCH_REGISTRY.register(PartClassifier)
+    if "build_timm_backbone" not in BACKBONE_REGISTRY:
+        BACKBONE_REGISTRY.register(build_timm_backbone)
+    register_builtin_datasets(root if root is None else Path(root))

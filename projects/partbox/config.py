@@ -1,0 +1,127 @@
+"""Every partbox configuration key: meaning, unit, default. Keys of detectron2 itself keep detectron2's meaning."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.projects.deeplab import add_deeplab_config
+
+
+def add_partbox_config(cfg: CfgNode) -> None:
+    """Add the keys of partbox to detectron2's default configuration, in place."""
+    add_deeplab_config(cfg)
+    _add_input(cfg)
+    _add_model(cfg)
+    _add_solver(cfg)
+    _add_adversary(cfg)
+    _add_robust_eval(cfg)
+
+
+def _add_input(cfg: CfgNode) -> None:
+    # Root folder of the datasets; the example data is generated below it on first use.
+    cfg.DATASETS.ROOT = ""  # "" = $DETECTRON2_DATASETS, else datasets_root
+    cfg.DATASETS.TRAIN = ("example_train",)
+    # Datasets for validation during training (best checkpoint); TEST is never looked at before the end.
+    cfg.DATASETS.VALIDATION = ("example_val",)
+    cfg.DATASETS.TEST = ("example_test",)
+
+    # Images are RGB everywhere in partbox; the mapper divides by nothing, the model by 255.
+    cfg.INPUT.FORMAT = "RGB"
+    # (height, width) in pixels of what the network sees.
+    cfg.INPUT.SIZE = (224, 224)
+    # Training crops a random share of the image's area, of a random aspect ratio (width / height), and resizes it.
+    cfg.INPUT.CROP_AREA = (0.08, 1.0)
+    cfg.INPUT.CROP_ASPECT = (0.75, 4 / 3)
+    # Largest relative change of brightness, contrast and saturation in training; 0 = none.
+    cfg.INPUT.COLOR_JITTER = 0.0
+    # How image files are checked before work starts: "decode" (finds every broken file), "header", "none".
+    cfg.INPUT.VERIFY_IMAGES = "decode"
+
+
+def _add_model(cfg: CfgNode) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "PartClassifier"
+    cfg.MODEL.DEVICE = "auto"  # "auto" = a GPU where there is one, else the CPU
+    # Mean and standard deviation of RGB in 0..255; the model divides them by 255.
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
+    cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
+
+    part = cfg.MODEL.PART = CfgNode()
+    # Names, filled in from the training dataset when empty, written to the run's config.yaml, and compared with the
+    # dataset whenever the model meets one.
+    part.CLASS_NAMES = []
+    part.PART_NAMES = []  # "class:part"
+    part.PART_TO_CLASS = []  # class index of each part
+
+    part.BACKBONE = CfgNode()
+    part.BACKBONE.TIMM_NAME = "resnet18"
+    # "" = random; "timm" = timm's pretrained weights (needs its model hub or cache); a file; or a file of an
+    # installed Python package, "pkg://package/path/in/package".
+    part.BACKBONE.WEIGHTS = ""
+    # Stride of the last feature map for a segmenter: 8, 16 or 32 pixels.
+    part.BACKBONE.OUTPUT_STRIDE = 16
+
+    part.EXTRACTOR = CfgNode()
+    # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound, not attackable).
+    part.EXTRACTOR.NAME = "segmenter"
+    # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together).
+    part.EXTRACTOR.LEVEL = "part"
+    # What the part term learns from: "mask" (images with masks only) or "box" (boxes alone, filled).
+    part.EXTRACTOR.SUPERVISION = "mask"
+
+    part.HEAD = CfgNode()
+    # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class".
+    part.HEAD.NAME = "part_box"
+    part.HEAD.HIDDEN = 50  # units of the hidden layer of part_box and part_pooling
+    part.HEAD.KEEP_BACKGROUND = True  # part_pooling: whether the background's mask reaches the head
+    part.HEAD.POOL_SIZE = 4  # part_pooling: cells a side
+    part.HEAD.POOL_NORM = False  # part_pooling: BatchNorm and ReLU on the pooled masks
+    part.HEAD.SCORE = True  # part_box: whether each part's score is a feature beside its box
+    part.HEAD.NORMALIZED_BOXES = True  # part_box: boxes in [-1, 1] (else in pixels of the network's input)
+    part.HEAD.PART_CONV = False  # part_box: mix features with Conv1d(features, 10, 1), shared over the parts
+    part.HEAD.LEARNED = False  # part_to_class: learn the part-to-class matrix instead of the labels' fixed one
+    # part_to_class: weight of a pixel in the mean, "uniform" or "foreground" (sigmoid of parts minus background).
+    part.HEAD.PIXEL_WEIGHT = "uniform"
+
+    # Weight c of the part term: loss = (1 - c) classification + c parts.
+    part.LOSS_WEIGHT = 0.5
+    # Where masks are compared with labels: "image" (masks enlarged to the image) or "evidence" (labels reduced).
+    part.LOSS_RESOLUTION = "image"
+    part.LABEL_SMOOTHING = 0.0  # of the classification term
+    # BatchNorm of the backbone during training: "train" (batch statistics, running ones updated) or "frozen"
+    # (running statistics used and kept; scale and shift still learn).
+    part.BATCH_NORM = "train"
+    part.BATCH_NORM_MOMENTUM = 0.1  # share of the new batch in the running statistics
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "ADAMW"
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone, relative to BASE_LR
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False  # validate and keep an exponential moving average of the weights
+    cfg.SOLVER.EMA.DECAY = 0.999  # grows to this value during the first iterations
+    cfg.TEST.EVAL_PERIOD = 500  # iterations between validations; 0 = only at the end
+
+
+def _add_adversary(cfg: CfgNode) -> None:
+    adversary = cfg.ADVERSARY = CfgNode()  # the adversary during training
+    adversary.OBJECTIVE = "clean"  # "clean" or "pgd"
+    adversary.NORM = "linf"  # "linf" or "l2"
+    adversary.EPS = "8/255"  # radius in [0, 1] pixel space; a number or a fraction
+    adversary.STEPS = 10
+    adversary.STEP_SIZE = ""  # in pixel space; "" = 1.25 * eps / steps
+    adversary.RANDOM_START = True
+    adversary.CLEAN_ITERS = 0  # iterations trained on clean images first
+    adversary.EPS_WARMUP_ITERS = 0  # iterations after the clean ones in which eps grows from 0 to EPS
+    adversary.VALIDATION_STEPS = 10  # PGD steps of the validation attack
+    adversary.VALIDATION_IMAGES = 500  # at most so many images of the validation dataset; 0 = all
+
+
+def _add_robust_eval(cfg: CfgNode) -> None:
+    evaluation = cfg.ROBUST_EVAL = CfgNode()
+    # Each perturbation is a mapping with a "name"; its other keys are that perturbation's settings:
+    # {name: clean} or {name: pgd, norm: linf, eps: 8/255, steps: 20, step_size: 1/255, restarts: 1}.
+    evaluation.PERTURBATIONS = [{"name": "clean"}, {"name": "pgd", "norm": "linf", "eps": "8/255", "steps": 20}]
+    evaluation.NUM_IMAGES = 0  # at most so many images, drawn with SEED; 0 = all
+    evaluation.BATCH_SIZE = 64
+    evaluation.SEED = 0  # of every random draw in evaluation

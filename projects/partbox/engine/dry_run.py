@@ -1,0 +1,55 @@
+"""What a run would do and cost, without doing it."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+
+from partbox.data.loader import subset
+from partbox.data.mapper import PartDatasetMapper
+from partbox.modeling import PartClassifier
+
+from .build import build_classifier, build_objective, build_optimizer
+from .evaluate import perturbations_of
+from .objectives import PGDObjective
+from .setup import load_dataset
+
+
+def training_passes(cfg: CfgNode) -> int:
+    """Forward-backward passes over single images of the whole training run, attack and update together."""
+    batch, iterations = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
+    objective = build_objective(cfg)
+    if not isinstance(objective, PGDObjective):
+        return batch * iterations
+    clean = min(cfg.ADVERSARY.CLEAN_ITERS, iterations)
+    return batch * (iterations + (iterations - clean) * objective.steps)
+
+
+def plan(cfg: CfgNode, *, eval_only: bool) -> str:
+    """Build and check datasets, model, optimizer and perturbations; the configuration and its cost as text."""
+    test = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
+    lines = []
+    if not eval_only:
+        train = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+        if cfg.DATASETS.VALIDATION:
+            load_dataset(cfg, cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
+        epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / len(train.records)
+        lines.append(f"training images: {len(train.records)}, iterations: {cfg.SOLVER.MAX_ITER} ({epochs:.1f} epochs)")
+        lines.append(f"training cost: {training_passes(cfg):,} forward-backward passes over an image")
+    model = build_classifier(cfg)
+    build_optimizer(cfg, model)
+    _try_one_image(cfg, model, test.records[0])
+    images = len(subset(test.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED))
+    lines.append(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
+    lines.append(f"classes: {len(model.class_names)}, parts: {len(model.part_names)}")
+    lines.append(f"test images: {images} of {len(test.records)}")
+    for perturbation in perturbations_of(cfg):
+        lines.append(f"  {perturbation.name}: at most {perturbation.passes * images:,} passes over an image")
+    return f"{cfg.dump()}\nPlan\n" + "\n".join(lines)
+
+
+def _try_one_image(cfg: CfgNode, model: PartClassifier, record: dict) -> None:
+    sample = PartDatasetMapper.from_config(cfg, is_train=False)(record)
+    model.eval()
+    with torch.no_grad():
+        model([sample])

@@ -1,0 +1,140 @@
+"""From command line to a complete, checked configuration."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from partbox.config import add_partbox_config
+from partbox.data import PartDataset, get_part_dataset
+from partbox.experiments import experiment_config
+
+logger = logging.getLogger(__name__)
+
+
+class ConfigError(ValueError):
+    """The configuration names something that does not exist or contradicts itself."""
+
+
+def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys.append(prefix + key)
+        if isinstance(value, CfgNode):
+            keys += _all_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _check_keys(cfg: CfgNode, names: Sequence[str], source: str) -> None:
+    """Refuse unknown keys with the nearest right ones."""
+    known = _all_keys(cfg)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ConfigError(f"{source}: unknown configuration key {name}{hint}")
+
+
+def _keys_of_file(path: Path) -> list[str]:
+    """Dotted keys that a yaml file sets, without those of its base file."""
+
+    def walk(node: dict, prefix: str) -> list[str]:
+        keys = []
+        for key, value in node.items():
+            if key == "_BASE_":
+                continue
+            keys += walk(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+        return keys
+
+    try:
+        contents = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(contents, dict):
+        raise ConfigError(f"{path} must be a mapping of configuration keys")
+    return walk(contents, "")
+
+
+def load_config(
+    config_file: str | Path | None = None, options: Sequence[str] = (), *, experiment: str | None = None
+) -> CfgNode:
+    """detectron2's defaults, partbox's, the file, the experiment's keys, the options, in this order.
+
+    Args:
+        config_file: yaml, with ``_BASE_`` as in detectron2.
+        options: ``KEY VALUE KEY VALUE ...``.
+        experiment: a name such as ``part-wbbox-norm_img-semi``, see ``partbox.experiments``.
+
+    Raises:
+        ConfigError: missing file, unknown key, or a value of another type.
+    """
+    cfg = get_cfg()
+    add_partbox_config(cfg)
+    if len(options) % 2:
+        raise ConfigError(f"options are pairs KEY VALUE, but {options[-1]!r} stands alone")
+    try:
+        if config_file is not None:
+            if not Path(config_file).is_file():
+                raise ConfigError(f"configuration file {config_file} does not exist")
+            _check_keys(cfg, _keys_of_file(Path(config_file)), str(config_file))
+            cfg.merge_from_file(str(config_file))
+        if experiment is not None:
+            cfg.merge_from_list([item for pair in experiment_config(experiment).items() for item in pair])
+        _check_keys(cfg, options[::2], "command line")
+        cfg.merge_from_list(list(options))
+    except (KeyError, ValueError, AssertionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error.args[0]) if error.args else str(error)) from error
+    if cfg.MODEL.DEVICE == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        cfg.MODEL.DEVICE = accelerator.type if accelerator is not None else "cpu"
+    return cfg
+
+
+def fill_names(cfg: CfgNode, dataset: PartDataset) -> None:
+    """Write the dataset's classes and parts into an empty configuration, or compare them with a filled one.
+
+    Raises:
+        ConfigError: the model was made for other classes or parts, or in another order.
+    """
+    part = cfg.MODEL.PART
+    names: dict[str, list[Any]] = {
+        "CLASS_NAMES": list(dataset.class_names),
+        "PART_NAMES": [f"{dataset.class_names[c.class_index]}:{c.name}" for c in dataset.categories],
+        "PART_TO_CLASS": [int(index) for index in dataset.part_to_class],
+    }
+    for key, value in names.items():
+        if not part[key]:
+            part[key] = value
+        elif list(part[key]) != value:
+            raise ConfigError(
+                f"{dataset.json_file}: its classes or parts are not the model's (MODEL.PART.{key} is "
+                f"{_short(part[key])}, the dataset has {_short(value)}); their order matters too"
+            )
+
+
+def _short(values: Sequence[object]) -> str:
+    shown = ", ".join(map(str, values[:4]))
+    return f"[{shown}{', ...' if len(values) > 4 else ''}] ({len(values)})"
+
+
+def load_dataset(cfg: CfgNode, names: Sequence[str], what: str) -> PartDataset:
+    """The one dataset of a split, checked, its names filled into or compared with the configuration.
+
+    Raises:
+        ConfigError: not exactly one name, or other classes or parts.
+        PartDatasetError: a broken file.
+    """
+    if len(names) != 1:
+        raise ConfigError(f"{what} must name exactly one dataset, not {list(names)}")
+    dataset = get_part_dataset(names[0], verify_images=cfg.INPUT.VERIFY_IMAGES)
+    fill_names(cfg, dataset)
+    return dataset

@@ -1,0 +1,123 @@
+"""Part-box average precision with detectron2's COCO evaluator."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, BoxMode, Instances
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional
+
+
+def boxes_of_masks(part_probabilities: Tensor, image_size: tuple[int, int]) -> Instances:
+    """One box for every connected region of a part's mask.
+
+    The mask of a part is where it is the most probable channel; the score of a box is the mean probability of its
+    region. This is how a segmenter's result is compared with box labels; touching parts of one kind become one box.
+
+    Args:
+        part_probabilities: (1 + P, h, w), channel 0 is the background.
+        image_size: (height, width) in pixels to enlarge the masks to.
+
+    Returns:
+        ``pred_boxes`` XYXY in pixels, ``scores`` and ``pred_classes`` (part index from 0).
+    """
+    enlarged = functional.interpolate(
+        part_probabilities[None].float().cpu(), size=image_size, mode="bilinear", align_corners=False
+    )[0]
+    probability, winner = enlarged.max(dim=0)
+    found: list[tuple[list[int], float, int]] = []
+    for channel in winner.unique().tolist():
+        if channel == 0:
+            continue
+        regions, count = ndimage.label(winner.numpy() == channel)
+        scores = ndimage.mean(probability.numpy(), regions, np.arange(1, count + 1))
+        for region, score in zip(ndimage.find_objects(regions), scores, strict=True):
+            rows, columns = region
+            found.append(([columns.start, rows.start, columns.stop, rows.stop], float(score), channel - 1))
+    instances = Instances(image_size)
+    instances.pred_boxes = Boxes(torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor([score for _, score, _ in found], dtype=torch.float32)
+    instances.pred_classes = torch.tensor([part for _, _, part in found], dtype=torch.int64)
+    return instances
+
+
+class PartBoxEvaluator(COCOEvaluator):
+    """AP of part boxes in the photographs' own pixels, by detectron2's and COCO's rules.
+
+    Inputs carry ``image_id``, ``height``, ``width`` (of the photograph) and ``image`` (3, H, W); outputs carry
+    ``instances`` (boxes in the network's input) or, from a segmenter, ``part_probabilities``. Images whose parts are
+    not labelled are left out.
+
+    Args:
+        records: of the evaluated images, in detectron2's format with contiguous category ids.
+        part_names: of the P parts.
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]], part_names: Sequence[str]) -> None:
+        labelled = [record for record in records if record["part_labels"] != "none"]
+        self._number = {record["image_id"]: i + 1 for i, record in enumerate(labelled)}
+        self._boxes = sum(len(record["annotations"]) for record in labelled)
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            path = Path(folder) / "part_boxes.json"
+            path.write_text(json.dumps(self._coco(labelled, part_names)), encoding="utf-8")
+            name = f"part_boxes_{id(self)}"
+            MetadataCatalog.get(name).set(json_file=str(path), thing_classes=list(part_names))
+            super().__init__(name, tasks=("bbox",), distributed=False, use_fast_impl=False)
+            MetadataCatalog.remove(name)
+        self.reset()
+
+    def _coco(self, records: Sequence[dict[str, Any]], part_names: Sequence[str]) -> dict[str, Any]:
+        annotations: list[dict[str, Any]] = []
+        for record in records:
+            for part in record["annotations"]:
+                x, y, w, h = BoxMode.convert(list(part["bbox"]), part["bbox_mode"], BoxMode.XYWH_ABS)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": self._number[record["image_id"]],
+                        "category_id": part["category_id"],
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "iscrowd": 0,
+                    }
+                )
+        images = [
+            {"id": self._number[record["image_id"]], "height": record["height"], "width": record["width"]}
+            for record in records
+        ]
+        categories = [{"id": i, "name": name} for i, name in enumerate(part_names)]
+        return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for sample, output in zip(inputs, outputs, strict=True):
+            if sample["image_id"] not in self._number:
+                continue
+            height, width = sample["image"].shape[-2:]
+            instances = output.get("instances")
+            if instances is None:
+                instances = boxes_of_masks(output["part_probabilities"], (height, width))
+            # detectron2 scales boxes in place; the caller's must stay as they are.
+            scaled = detector_postprocess(copy.deepcopy(instances), sample["height"], sample["width"])
+            super().process([{"image_id": self._number[sample["image_id"]]}], [{"instances": scaled}])
+
+    def evaluate(self) -> dict[str, Any] | None:
+        """AP figures in percent as detectron2 gives them, under ``part_box``; None without labelled boxes."""
+        if not self._boxes or not self._predictions:
+            return None
+        with contextlib.redirect_stdout(io.StringIO()):
+            results = super().evaluate()
+        return {"part_box": {key: float(value) for key, value in results["bbox"].items()}}

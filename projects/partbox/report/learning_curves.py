@@ -1,0 +1,62 @@
+"""Learning curves of a training run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from partbox.files import write_atomically
+
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito: told apart by colour-blind readers
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """The entries of ``metrics.json``; a last line cut by a kill is left out."""
+    entries = []
+    for line in (Path(folder) / "metrics.json").read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
+
+
+def _draw(axes: Axes, entries: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "") -> None:
+    points = [(entry["iteration"] + 1, entry[key]) for entry in entries if key in entry]
+    # A validation's values stay in the log until the next one: show each once.
+    points = [point for i, point in enumerate(points) if not i or not marker or point[1] != points[i - 1][1]]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
+
+
+def save_learning_curves(folder: str | Path) -> Path | None:
+    """Draw ``learning_curves.png`` from ``metrics.json`` of a run's folder; None where there is nothing to draw."""
+    folder = Path(folder)
+    if not (folder / "metrics.json").exists() or not (entries := read_metrics(folder)):
+        return None
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, accuracies = figure.subplots(1, 2)
+    _draw(losses, entries, "loss_class", "class term", BLUE)
+    _draw(losses, entries, "loss_part", "part term", GREEN)
+    losses.set(xlabel="iteration", ylabel="weighted loss", title=f"{folder.name}: training loss", ylim=(0, None))
+    _draw(accuracies, entries, "validation/clean_accuracy", "clean", BLUE, "o")
+    _draw(accuracies, entries, "validation/robust_accuracy", "under attack", ORANGE, "s")
+    accuracies.set(xlabel="iteration", ylabel="accuracy", title="validation", ylim=(0, 1))
+    for axes in (losses, accuracies):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    return save_figure(figure, folder / "learning_curves.png")
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    return path

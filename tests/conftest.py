@@ -1,0 +1,38 @@
+"""Data and models that many tests share; small, seeded, made by the tests themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from partbox.data import PartDataset, load_part_dataset
+from partbox.data.example import generate_example_dataset
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and reference numbers, which lies beside a checkout and is not part of it."""
+    folder = Path(os.environ.get("PARTBOX_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data folder, which is not at {folder} (set PARTBOX_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def example_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datasets root with a small ``example`` dataset: 66 training, 22 validation and 22 test images of 32 pixels."""
+    root = tmp_path_factory.mktemp("datasets")
+    generate_example_dataset(root / "example", num_images={"train": 66, "val": 22, "test": 22}, size=(32, 32))
+    return root
+
+
+@pytest.fixture(scope="session")
+def example_dataset(example_root: Path) -> PartDataset:
+    return load_part_dataset(example_root / "example" / "train.json", example_root / "example" / "images")

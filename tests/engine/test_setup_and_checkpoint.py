@@ -1,0 +1,161 @@
+"""Configuration and checkpoints: what is refused, and that what is written can be trusted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from small_models import small_config
+
+from partbox.engine.build import build_classifier, build_optimizer
+from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint, save_weights
+from partbox.engine.setup import ConfigError, fill_names, load_config
+from partbox.files import write_atomically
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["SOLVER.BASE_RL", "1"], "did you mean SOLVER.BASE_LR"),
+        (["ADVERSARY.EPSILON", "1"], "ADVERSARY.EPS"),
+        (["MODEL.PART.HEAD"], "stands alone"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER|Type mismatch"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_nearest_right_one(options, words):
+    with pytest.raises(ConfigError, match=words):
+        load_config(None, options)
+
+
+def test_wrong_keys_of_a_file_are_refused(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("MODEL:\n  PART:\n    HAED:\n      NAME: part_box\n")
+    with pytest.raises(ConfigError, match=r"bad.yaml: unknown configuration key MODEL.PART.HAED.NAME"):
+        load_config(path)
+    path.write_text("MODEL: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "missing.yaml")
+
+
+def test_order_is_file_then_experiment_then_options(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text(yaml.safe_dump({"MODEL": {"PART": {"HEAD": {"NAME": "two_head", "HIDDEN": 7}}}}))
+    cfg = load_config(path, ["MODEL.PART.HEAD.POOL_SIZE", "8"], experiment="part-pooling-4-no_bg-semi")
+    head = cfg.MODEL.PART.HEAD
+    assert (head.NAME, head.HIDDEN, head.POOL_SIZE, head.KEEP_BACKGROUND) == ("part_pooling", 7, 8, False)
+
+
+def test_a_dataset_with_other_parts_is_refused(example_dataset):
+    cfg = small_config(example_dataset)
+    fill_names(cfg, example_dataset)  # the same again is fine
+    cfg.MODEL.PART.PART_NAMES = list(reversed(cfg.MODEL.PART.PART_NAMES))
+    with pytest.raises(ConfigError, match="PART_NAMES"):
+        fill_names(cfg, example_dataset)
+
+
+def test_weights_load_completely_or_not_at_all(example_dataset, tmp_path):
+    model = build_classifier(small_config(example_dataset))
+    path = tmp_path / "model.pth"
+    save_weights(path, model, iteration=3)
+    stored = read_checkpoint(path)
+    assert stored["iteration"] == 3
+    load_weights(model, stored["model"], "itself")
+    for change, words in (
+        (lambda state: state.pop("head.classifier.1.weight"), "is missing"),
+        (lambda state: state.update(extra=torch.zeros(1)), "not expected"),
+        (lambda state: state.update({"head.classifier.1.weight": torch.zeros(2, 2)}), "has shape"),
+    ):
+        state = dict(stored["model"])
+        change(state)
+        before = model.state_dict()["head.classifier.1.weight"].clone()
+        with pytest.raises(CheckpointError, match=words):
+            load_weights(model, state, "changed")
+        assert torch.equal(model.state_dict()["head.classifier.1.weight"], before)
+
+
+def test_model_weights_of_another_model_are_refused_by_the_builder(example_dataset, tmp_path):
+    path = tmp_path / "model.pth"
+    save_weights(path, build_classifier(small_config(example_dataset)))
+    with pytest.raises(CheckpointError, match=r"config\.yaml"):
+        build_classifier(small_config(example_dataset, "MODEL.PART.HEAD.HIDDEN", "60", "MODEL.WEIGHTS", str(path)))
+
+
+def test_truncated_and_foreign_checkpoints_are_refused_by_name(example_dataset, tmp_path):
+    path = tmp_path / "model.pth"
+    save_weights(path, build_classifier(small_config(example_dataset)))
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"model\.pth"):
+            read_checkpoint(path)
+    torch.save({"weights": 1}, path)
+    with pytest.raises(CheckpointError, match="'model'"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "written"), "w"))
+
+    torch.save({"model": {"a": Attack()}}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_resuming_needs_a_checkpoint_made_for_it(example_dataset, tmp_path):
+    model = build_classifier(small_config(example_dataset))
+    tracked = torch.nn.Linear(1, 1)
+    checkpointer = RunCheckpointer(model, str(tmp_path), trainer=tracked)
+    assert checkpointer.resume() is False
+    checkpointer.save("resume_1")
+    assert checkpointer.resume() is True
+    RunCheckpointer(model, str(tmp_path)).save("resume_2")
+    with pytest.raises(CheckpointError, match="'trainer'"):
+        checkpointer.resume()
+
+
+def test_optimizer_groups(example_dataset):
+    cfg = small_config(
+        example_dataset,
+        *["SOLVER.BASE_LR", "0.1", "SOLVER.BACKBONE_MULTIPLIER", "0.5", "SOLVER.WEIGHT_DECAY_NORM", "0.0"],
+        *["SOLVER.WEIGHT_DECAY", "0.01", "SOLVER.OPTIMIZER", "ADAMW"],
+    )
+    model = build_classifier(cfg)
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    names = {id(p): name for name, p in model.named_parameters()}
+    norms = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        for p in module.parameters()
+    }
+    seen = 0
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            seen += 1
+            expected = 0.05 if names[id(parameter)].startswith("backbone.") else 0.1
+            assert group["lr"] == pytest.approx(expected)
+            if id(parameter) in norms:
+                assert group["weight_decay"] == 0
+    assert seen == len(names)
+    with pytest.raises(ConfigError, match="SGD or ADAMW"):
+        build_optimizer(small_config(example_dataset, "SOLVER.OPTIMIZER", "LION"), model)

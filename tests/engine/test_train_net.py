@@ -1,0 +1,194 @@
+"""The main job through its entry point: train, evaluate, resume after a kill, refuse what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from small_models import SMALL
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "tools" / "train_net.py"
+CONFIGS = sorted(path for path in (REPOSITORY / "configs").rglob("*.yaml") if path.name != "base.yaml")
+
+SHORT = [
+    *SMALL,
+    *["SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "4", "TEST.EVAL_PERIOD", "6"],
+    *["ADVERSARY.OBJECTIVE", "pgd", "ADVERSARY.STEPS", "1", "ADVERSARY.CLEAN_ITERS", "2"],
+    *["ADVERSARY.EPS_WARMUP_ITERS", "3", "ADVERSARY.VALIDATION_STEPS", "1", "SOLVER.EMA.ENABLED", "True"],
+    *["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}, {'name': 'pgd', 'eps': '8/255', 'steps': 2}]"],
+]
+
+
+def load_script():
+    """``tools/train_net.py`` as a module, whatever else is called tools."""
+    spec = importlib.util.spec_from_file_location("train_net_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(example_root, monkeypatch):
+    """Run the entry point in this process with command line arguments."""
+    from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+
+    def forget() -> None:
+        for name in BUILTIN_DATASETS:
+            for split in SPLITS:
+                unregister_part_dataset(f"{name}_{split}")
+
+    def call(*arguments: str | Path) -> None:
+        forget()
+        monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, arguments)])
+        load_script().main()
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    yield call
+    forget()
+
+
+def test_train_evaluate_and_evaluate_again(run, tmp_path):
+    run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    expected = {"README.txt", "config.yaml", "log.txt", "metrics.json", "learning_curves.png", "results.json"}
+    assert expected | {"records.jsonl", "examples.png", "model_best.pth", "model_final.pth", "command.txt"} <= names
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["schema_version"] == 1
+    assert results["seeds"] == {"training": 1, "evaluation": 0}
+    assert results["results"]["images"] == 22
+    attack = results["results"]["by_perturbation"]["pgd-2 linf 8/255"]
+    assert attack["settings"]["eps"] == pytest.approx(8 / 255)
+    assert attack["part_segmentation"]["images"] == 22
+    assert "AP" in attack["part_box"]
+    assert yaml.safe_load(results["config"])["ADVERSARY"]["STEPS"] == 1
+    assert {"torch", "partbox", "python"} <= set(results["versions"])
+    passes = [json.loads(line).get("passes") for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert passes[-1] == 2 + 10 * 2
+
+    config = tmp_path / "run" / "config.yaml"
+    weights = tmp_path / "run" / "model_best.pth"
+    run("--eval-only", "--config-file", config, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    for results_of in (results, again):
+        for values in results_of["results"]["by_perturbation"].values():
+            values.pop("seconds")
+    assert again["results"] == results["results"]
+
+
+def test_a_finished_folder_is_not_overwritten(run, tmp_path):
+    run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
+    with pytest.raises(ValueError, match="--resume"):
+        run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path, capsys):
+    run("--dry-run", "--experiment", "part-pooling-4-no_bg-semi", *SHORT, "OUTPUT_DIR", tmp_path / "run")
+    text = capsys.readouterr().out
+    assert "MODEL.PART.HEAD.KEEP_BACKGROUND: False" in text
+    assert f"training cost: {8 * (12 + 10):,} forward-backward passes" in text
+    assert "pgd-2 linf 8/255: at most 66 passes" in text
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--eval-only"], "needs MODEL.WEIGHTS"),
+        (["--experiment", "part-wbox"], "wbbox"),
+        (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd'}]"], "needs an eps"),
+        (["ROBUST_EVAL.PERTURBATIONS", "[]", "DATASETS.TRAIN", "('exampel_train',)"], "example_train"),
+        (["DATASETS.TRAIN", "('example_train', 'example_val')"], "exactly one"),
+        (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),
+        (["SOLVER.MAX_ITERS", "3"], "SOLVER.MAX_ITER"),
+        (["ADVERSARY.EPS", "big"], "8/255"),
+    ],
+)
+def test_mistakes_are_refused_before_work_starts(run, tmp_path, arguments, words):
+    with pytest.raises((ValueError, RuntimeError), match=words):
+        run(*SHORT, "OUTPUT_DIR", tmp_path / "run", *arguments)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_the_command_line_says_one_sentence_and_fails(example_root, tmp_path):
+    process = start(example_root, tmp_path, "SOLVER.BASE_RL", "1")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "did you mean SOLVER.BASE_LR" in errors
+    assert "Traceback" not in errors
+
+
+def start(root: Path, folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(SCRIPT), *SHORT, "OUTPUT_DIR", str(folder), *arguments],
+        env={**os.environ, "DETECTRON2_DATASETS": str(root), "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("kill_after", ["resume_0000003.pth", "resume_0000007.pth"])
+def test_resume_after_kill_ends_in_the_same_bits(run, example_root, tmp_path, kill_after):
+    """Killed at whatever moment after a checkpoint; the rest must not notice."""
+    process = start(example_root, tmp_path / "killed", "SOLVER.MAX_ITER", "12")
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "killed" / kill_after).exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "model_final.pth").exists(), "the run ended before it was killed"
+
+    run(*SHORT, "--resume", "OUTPUT_DIR", tmp_path / "killed")
+    run(*SHORT, "OUTPUT_DIR", tmp_path / "whole")
+    for name in ("model_final.pth", "model_best.pth", "resume_final.pth"):
+        resumed = torch.load(tmp_path / "killed" / name, weights_only=True)
+        whole = torch.load(tmp_path / "whole" / name, weights_only=True)
+        assert differences(resumed, whole) == []
+    iterations = [
+        json.loads(line)["iteration"] for line in (tmp_path / "killed" / "metrics.json").read_text().splitlines()
+    ]
+    assert iterations == sorted(set(iterations)), "an iteration was logged twice"
+    assert len((tmp_path / "killed" / "command.txt").read_text().splitlines()) == 2
+
+
+def differences(one, other, path: str = "") -> list[str]:
+    """Where two nested checkpoints differ in any bit."""
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [path]
+        return [place for key in one for place in differences(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, (list, tuple)):
+        if len(one) != len(other):
+            return [path]
+        return [
+            place for i, pair in enumerate(zip(one, other, strict=True)) for place in differences(*pair, f"{path}/{i}")
+        ]
+    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+    return [] if same else [path]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_configuration_file_trains(run, tmp_path, config):
+    """20 iterations of each, on the example data and small images, with everything else as the file says."""
+    run(
+        *["--config-file", config, "OUTPUT_DIR", tmp_path / "run", "INPUT.SIZE", "(32, 32)"],
+        *["SOLVER.MAX_ITER", "20", "SOLVER.IMS_PER_BATCH", "4", "ROBUST_EVAL.NUM_IMAGES", "4", "TEST.EVAL_PERIOD", "0"],
+        *["ADVERSARY.CLEAN_ITERS", "10", "ADVERSARY.EPS_WARMUP_ITERS", "5", "ADVERSARY.VALIDATION_IMAGES", "4"],
+        *["DATASETS.TRAIN", "('example_train',)", "DATASETS.VALIDATION", "('example_val',)"],
+        *["DATASETS.TEST", "('example_test',)", "MODEL.DEVICE", "cpu"],
+    )
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert results["images"] == 4
+    assert results["robust_accuracy"]

@@ -1,0 +1,179 @@
+"""The evaluation run: perturbations from configuration, records, summaries, evaluators."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small_models import MODELS, small_config
+
+from partbox.data.loader import build_test_loader
+from partbox.data.mapper import PartDatasetMapper
+from partbox.engine.build import build_classifier
+from partbox.evaluation import build_perturbation, build_perturbations, evaluate
+from partbox.evaluation.evaluators import PartSegmentationEvaluator
+from partbox.evaluation.records import Record, read_records, write_records
+from partbox.evaluation.summary import summarize
+
+CLEAN = {"name": "clean"}
+
+
+def pgd(eps: str, **settings) -> dict:
+    return {"name": "pgd", "eps": eps, "steps": 5, **settings}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "pdg", "eps": 1}, "unknown perturbation 'pdg'"),
+        ({"eps": 1}, "with a name"),
+        ("clean", "mapping"),
+        ({"name": "pgd"}, "needs an eps"),
+        ({"name": "pgd", "eps": "8/255", "epsilon": 1}, "no setting 'epsilon'"),
+        ({"name": "clean", "eps": 1}, "no setting 'eps'"),
+        ({"name": "pgd", "eps": "8/255", "norm": "l1"}, "unknown norm"),
+        ({"name": "pgd", "eps": "8/255", "steps": 0}, "steps"),
+        ({"name": "pgd", "eps": "8/255", "loss": "mse"}, "unknown attack loss"),
+    ],
+)
+def test_wrong_perturbations_are_refused(spec, words):
+    with pytest.raises(ValueError, match=words):
+        build_perturbation(spec)
+
+
+def test_clean_comes_first_and_names_differ():
+    built = build_perturbations([pgd("8/255"), pgd("4/255")])
+    assert [p.name for p in built] == ["clean", "pgd-5 linf 8/255", "pgd-5 linf 4/255"]
+    with pytest.raises(ValueError, match="repeated"):
+        build_perturbations([pgd("8/255"), pgd("8/255", restarts=2)])
+
+
+def record(image_id, perturbation, *, fooled, label=0, prediction=0) -> Record:
+    return Record(image_id, perturbation, label, prediction, fooled, 1.0, 1, 0.0, False)
+
+
+def test_robust_means_right_on_clean_and_under_every_attack():
+    perturbations = build_perturbations([CLEAN, pgd("8/255"), pgd("8/255", steps=7), pgd("4/255")])
+    clean, first, second, weaker = (p.name for p in perturbations)
+    fooled = {
+        clean: [False, False, False, True],
+        first: [False, True, False, False],
+        second: [False, False, True, True],
+        weaker: [False, False, False, False],
+    }
+    records = [record(i, name, fooled=value) for name, values in fooled.items() for i, value in enumerate(values)]
+    results = summarize(records, perturbations)
+    assert results["clean_accuracy"] == 0.75
+    # image 3 is wrong on the clean image: right under an attack does not make it robust
+    assert results["by_perturbation"][first]["accuracy"] == 0.5
+    assert results["by_perturbation"][weaker]["accuracy"] == 0.75
+    # images 1 and 2 fall to one attack each; the threat model of the weaker attack is its own
+    assert results["robust_accuracy"] == {"linf 8/255": 0.25, "linf 4/255": 0.75}
+
+
+def test_missing_images_are_noticed():
+    perturbations = build_perturbations([CLEAN, pgd("8/255")])
+    records = [record(i, "clean", fooled=False) for i in range(3)]
+    records += [record(i, perturbations[1].name, fooled=False) for i in range(2)]
+    with pytest.raises(ValueError, match="same images"):
+        summarize(records, perturbations)
+    with pytest.raises(ValueError, match="no images"):
+        summarize([], perturbations)
+
+
+def test_broken_runs_and_blind_attacks_are_warned_about():
+    perturbations = build_perturbations([CLEAN, pgd("8/255")])
+    records = [record(i, "clean", fooled=i > 0) for i in range(3)]
+    blind = [record(i, perturbations[1].name, fooled=False) for i in range(3)]
+    blind = [Record(**{**vars_of(r), "zero_gradient": True}) for r in blind]
+    warnings = " ".join(summarize(records + blind, perturbations)["warnings"])
+    assert "broken run" in warnings
+    assert "zero gradients" in warnings
+
+
+def vars_of(entry: Record) -> dict:
+    return {name: getattr(entry, name) for name in Record.__dataclass_fields__}
+
+
+def test_records_survive_the_file(tmp_path):
+    records = [record(1, "clean", fooled=True), record("a", "clean", fooled=False)]
+    write_records(tmp_path / "records.jsonl", records)
+    assert read_records(tmp_path / "records.jsonl") == records
+    assert all(json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines())
+
+
+def run(dataset, name: str, specs: list[dict], *options: str, batch_size: int = 16):
+    cfg = small_config(dataset, *MODELS[name], *options)
+    model = build_classifier(cfg)
+    loader = build_test_loader(
+        dataset.records, PartDatasetMapper.from_config(cfg, is_train=False), batch_size=batch_size
+    )
+    evaluators = [PartSegmentationEvaluator(model.part_names)] if model.extractor is not None else []
+    return evaluate(model, loader, build_perturbations(specs), evaluators, keep_examples=3, progress=False)
+
+
+def test_an_untrained_model_is_at_chance(example_dataset):
+    results = run(example_dataset, "normal", [CLEAN]).results
+    assert results["chance"] == pytest.approx(1 / 11)
+    # 66 images: chance plus four standard deviations
+    assert results["clean_accuracy"] < 1 / 11 + 4 * (1 / 11 * 10 / 11 / 66) ** 0.5
+
+
+def test_a_perfect_oracle_is_at_one(example_dataset):
+    outcome = run(example_dataset, "part_to_class", [CLEAN], "MODEL.PART.EXTRACTOR.NAME", "oracle")
+    assert outcome.results["clean_accuracy"] == 1.0
+    segmentation = outcome.results["by_perturbation"]["clean"]["part_segmentation"]
+    assert segmentation["mIoU"] == segmentation["mIoU_with_background"] == 1.0
+    assert segmentation["images"] == 66
+
+
+def test_an_oracle_under_attack_is_refused(example_dataset):
+    with pytest.raises(ValueError, match="does not depend on the image"):
+        run(example_dataset, "part_to_class", [pgd("8/255")], "MODEL.PART.EXTRACTOR.NAME", "oracle")
+
+
+def test_results_do_not_depend_on_the_batch_size(example_dataset):
+    specs = [CLEAN, pgd("8/255", step_size="4/255")]
+    outcomes = [run(example_dataset, "part_box", specs, batch_size=size) for size in (1, 7, 66)]
+    verdicts = [[(r.image_id, r.perturbation, r.fooled) for r in outcome.records] for outcome in outcomes]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
+    ious = [o.results["by_perturbation"]["clean"]["part_segmentation"]["mIoU"] for o in outcomes]
+    assert ious == pytest.approx([ious[0]] * 3, abs=1e-6)
+
+
+def test_perturbations_stay_within_eps_and_examples_are_kept(example_dataset):
+    outcome = run(example_dataset, "part_box", [CLEAN, pgd("8/255")])
+    under_attack = outcome.results["by_perturbation"]["pgd-5 linf 8/255"]
+    assert 0 < under_attack["largest_distance"] <= 8 / 255 + 1e-6
+    assert under_attack["settings"]["steps"] == 5
+    assert [len(kept) for kept in outcome.examples.values()] == [3, 3]
+
+
+def test_part_iou_accumulates_over_the_dataset_not_over_batches():
+    """Two images whose own IoUs average to something else than the dataset's."""
+
+    def probabilities(part_map: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(part_map, 3).permute(2, 0, 1).float()
+
+    first = torch.zeros(4, 4, dtype=torch.int64)
+    first[:, 0] = 1  # 4 pixels, all found
+    second = torch.zeros(4, 4, dtype=torch.int64)
+    second[:, :3] = 1  # 12 pixels, none found
+    ignored = second.clone()
+    ignored[3, 3] = -1
+    evaluator = PartSegmentationEvaluator(["a", "b"])
+    evaluator.process(
+        [{"part_map": first}, {"part_map": ignored}],
+        [
+            {"part_probabilities": probabilities(first)},
+            {"part_probabilities": probabilities(torch.zeros(4, 4, dtype=torch.int64))},
+        ],
+    )
+    result = evaluator.evaluate()["part_segmentation"]
+    assert result["IoU"]["a"] == pytest.approx(4 / 16)
+    assert result["IoU"]["background"] == pytest.approx((12 + 3) / (12 + 15))
+    assert "b" not in result["IoU"]
+    assert result["mIoU"] == pytest.approx(4 / 16)
+    evaluator.reset()
+    assert evaluator.evaluate() is None

@@ -1,0 +1,144 @@
+#!/usr/bin/env python
+r"""Train and evaluate a part classifier.
+
+Examples:
+    # train on the generated example data (made on first use), then evaluate
+    python tools/train_net.py --config-file configs/example/part_box.yaml OUTPUT_DIR output/part_box
+
+    # evaluate a finished run under a stronger attack
+    python tools/train_net.py --eval-only --config-file output/part_box/config.yaml \
+        MODEL.WEIGHTS output/part_box/model_best.pth \
+        ROBUST_EVAL.PERTURBATIONS "[{'name': 'pgd', 'eps': '8/255', 'steps': 100, 'restarts': 5}]"
+
+    # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU)
+    python tools/train_net.py --config-file configs/example/part_box.yaml --resume OUTPUT_DIR output/part_box
+
+    # the original system's experiment names; print what would run, and stop
+    python tools/train_net.py --experiment part-wbbox-norm_img-semi --dry-run
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.engine import hooks
+from detectron2.solver import build_lr_scheduler
+
+import partbox
+from partbox.attacks import AttackError
+from partbox.data import PartDatasetError
+from partbox.engine.build import (
+    build_classifier,
+    build_objective,
+    build_optimizer,
+    build_training_batches,
+    build_validation,
+)
+from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint
+from partbox.engine.dry_run import plan
+from partbox.engine.evaluate import evaluate_and_save, perturbations_of
+from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
+from partbox.engine.hooks.ema import WeightAveraging
+from partbox.engine.hooks.eps_warmup import EpsWarmup
+from partbox.engine.hooks.validation import ValidationUnderAttack
+from partbox.engine.objectives import PGDObjective
+from partbox.engine.run_folder import open_run_folder, writers
+from partbox.engine.setup import ConfigError, load_config, load_dataset
+from partbox.engine.trainer import PartTrainer, TrainingDiverged
+from partbox.experiments import ExperimentError, describe_experiment
+from partbox.report.example_pictures import save_example_pictures
+from partbox.report.learning_curves import save_learning_curves
+from partbox.report.table import results_table
+
+logger = logging.getLogger("partbox")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", metavar="FILE", help="configuration file (yaml), see configs/")
+    parser.add_argument(
+        "--experiment", metavar="NAME", help="original experiment name, such as part-pooling-4-no_bg-semi"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST, train nothing"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="build and check everything, print the plan, and stop")
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    return parser.parse_intermixed_args()
+
+
+def train(cfg: CfgNode, *, resume: bool) -> str:
+    """Train; the path of the weights to evaluate."""
+    dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    model = build_classifier(cfg)
+    optimizer = build_optimizer(cfg, model)
+    objective = build_objective(cfg)
+    averaging = WeightAveraging(model, decay=cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
+    kept = averaging.module if averaging else model
+    measure = build_validation(cfg, kept)
+    settled = cfg.ADVERSARY.CLEAN_ITERS + cfg.ADVERSARY.EPS_WARMUP_ITERS
+    validation = (
+        ValidationUnderAttack(measure, period=cfg.TEST.EVAL_PERIOD, settled=settled) if measure is not None else None
+    )
+    start = 0
+    trainer = PartTrainer(model, optimizer, objective, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED)
+    checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
+    trainer.register_hooks(
+        [
+            hooks.IterationTimer(),
+            EpsWarmup(objective, clean_iters=cfg.ADVERSARY.CLEAN_ITERS, warmup_iters=cfg.ADVERSARY.EPS_WARMUP_ITERS)
+            if isinstance(objective, PGDObjective)
+            else None,
+            hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
+            averaging,
+            validation,
+            BestWeights(cfg.OUTPUT_DIR, kept, validation),
+            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
+        ]
+    )
+    if resume and checkpointer.resume():
+        start = trainer.iter + 1
+    trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
+    trainer.read_from(build_training_batches(cfg, dataset.records, start))
+    trainer.train(start, cfg.SOLVER.MAX_ITER)
+    save_learning_curves(cfg.OUTPUT_DIR)
+    best = Path(cfg.OUTPUT_DIR) / BEST
+    return str(best if best.exists() else Path(cfg.OUTPUT_DIR) / FINAL)
+
+
+def evaluate(cfg: CfgNode, weights: str) -> None:
+    """Evaluate ``weights``; writes results, records and pictures, prints the table."""
+    load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
+    model = build_classifier(cfg)
+    load_weights(model, read_checkpoint(weights)["model"], weights)
+    results = evaluate_and_save(cfg, model, weights=weights)
+    save_example_pictures(cfg.OUTPUT_DIR)
+    logger.info("\n%s", results_table({Path(cfg.OUTPUT_DIR).name: results}))
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    cfg = load_config(arguments.config_file, arguments.options, experiment=arguments.experiment)
+    partbox.register_all(cfg.DATASETS.ROOT or None)
+    if arguments.experiment:
+        print(f"Experiment {arguments.experiment} stands for:\n{describe_experiment(arguments.experiment)}\n")
+    perturbations_of(cfg)  # a mistake in them must not show after hours of training
+    if arguments.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/part_box/model_best.pth")
+    if arguments.dry_run:
+        print(plan(cfg, eval_only=arguments.eval_only))
+        return
+    open_run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only)
+    evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (AttackError, CheckpointError, ConfigError, ExperimentError, PartDatasetError, TrainingDiverged) as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")
