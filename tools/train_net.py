@@ -85,7 +85,6 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     validation = (
         ValidationUnderAttack(measure, period=cfg.TEST.EVAL_PERIOD, settled=settled) if measure is not None else None
     )
-    start = 0
     trainer = PartTrainer(model, optimizer, objective, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED)
     checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
     trainer.register_hooks(
@@ -101,11 +100,11 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
             hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
         ]
     )
-    if resume and checkpointer.resume():
-        start = trainer.iter + 1
-    trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
-    trainer.read_from(build_training_batches(cfg, dataset.records, start))
-    trainer.train(start, cfg.SOLVER.MAX_ITER)
+    start = trainer.iter + 1 if resume and checkpointer.resume() else 0
+    if start < cfg.SOLVER.MAX_ITER:
+        trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
+        trainer.read_from(build_training_batches(cfg, dataset.records, start))
+        trainer.train(start, cfg.SOLVER.MAX_ITER)
     save_learning_curves(cfg.OUTPUT_DIR)
     best = Path(cfg.OUTPUT_DIR) / BEST
     return str(best if best.exists() else Path(cfg.OUTPUT_DIR) / FINAL)

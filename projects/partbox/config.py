@@ -91,6 +91,9 @@ def _add_model(cfg: CfgNode) -> None:
     # (running statistics used and kept; scale and shift still learn).
     part.BATCH_NORM = "train"
     part.BATCH_NORM_MOMENTUM = 0.1  # share of the new batch in the running statistics
+    # Memory layout: channels last makes convolutions on CPUs up to 1.6 times faster; with torch 2.14 it crashes some
+    # networks there (repvgg_a0), so it is off unless a configuration asks for it.
+    part.CHANNELS_LAST = False
 
 
 def _add_solver(cfg: CfgNode) -> None:

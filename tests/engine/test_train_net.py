@@ -85,6 +85,23 @@ def test_train_evaluate_and_evaluate_again(run, tmp_path):
     assert again["results"] == results["results"]
 
 
+def test_mixed_precision_trains(run, tmp_path):
+    run(*SHORT, "SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run")
+    losses = [json.loads(line)["total_loss"] for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert losses
+    assert all(0 < loss < 10 for loss in losses)
+    whole = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
+    assert {tensor.dtype for tensor in whole.values()} == {torch.float32, torch.int64}
+
+
+def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
+    folder = tmp_path / "run"
+    run(*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
+    before = (folder / "model_final.pth").read_bytes()
+    run(*SHORT, "SOLVER.MAX_ITER", "4", "--resume", "OUTPUT_DIR", folder)
+    assert (folder / "model_final.pth").read_bytes() == before
+
+
 def test_a_finished_folder_is_not_overwritten(run, tmp_path):
     run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
     with pytest.raises(ValueError, match="--resume"):

@@ -43,7 +43,7 @@ def build_classifier(cfg: CfgNode) -> PartClassifier:
     if cfg.MODEL.WEIGHTS:
         load_weights(model, read_checkpoint(cfg.MODEL.WEIGHTS)["model"], cfg.MODEL.WEIGHTS)
         logger.info("Weights of the whole model from %s", cfg.MODEL.WEIGHTS)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last) if cfg.MODEL.PART.CHANNELS_LAST else model
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,93 @@
+"""Tables and pictures from result files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from partbox.engine.examples import save_examples
+from partbox.report.example_pictures import part_colours, save_example_pictures
+from partbox.report.learning_curves import save_learning_curves
+from partbox.report.table import results_table, seeds_table
+
+
+def run(clean: float, robust: dict[str, float], miou: float | None = None) -> dict:
+    entry = {} if miou is None else {"part_segmentation": {"mIoU": miou}}
+    return {
+        "seconds": 12.3,
+        "results": {
+            "clean_accuracy": clean,
+            "robust_accuracy": robust,
+            "images": 100,
+            "by_perturbation": {"clean": entry},
+        },
+    }
+
+
+def test_the_table_shows_every_threat_model_of_every_run():
+    text = results_table({"a": run(0.5, {"linf 8/255": 0.25}), "b": run(0.75, {"l2 0.5": 0.1}, 0.333)})
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert rows[0] == [
+        "model",
+        "clean %",
+        "robust % (linf 8/255)",
+        "robust % (l2 0.5)",
+        "part mIoU %",
+        "images",
+        "seconds",
+    ]
+    assert rows[2] == ["a", "50.0", "25.0", "-", "-", "100", "12"]
+    assert rows[3] == ["b", "75.0", "-", "10.0", "33.3", "100", "12"]
+
+
+def test_seeds_are_averaged_by_model():
+    runs = {f"a-seed{i}": run(value, {"linf 8/255": value / 2}) for i, value in enumerate((0.4, 0.5, 0.6))}
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in seeds_table(runs).splitlines()]
+    assert rows[2] == ["a", "3", "50.0 ± 10.0", "25.0 ± 5.0"]
+    with pytest.raises(ValueError, match="MODEL-seedN"):
+        seeds_table({"a": run(0.5, {})})
+
+
+def test_learning_curves(tmp_path):
+    assert save_learning_curves(tmp_path) is None
+    lines = [{"iteration": i, "loss_class": 2 - 0.1 * i, "loss_part": 1.0} for i in range(0, 20, 5)]
+    lines[-1].update({"validation/clean_accuracy": 0.5, "validation/robust_accuracy": 0.25})
+    text = "\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 2'  # cut by a kill
+    (tmp_path / "metrics.json").write_text(text)
+    path = save_learning_curves(tmp_path)
+    with Image.open(path) as picture:
+        assert picture.size == (1100, 440)
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_example_pictures_hold_the_images_given(tmp_path):
+    def example(color: float, label: int) -> dict:
+        probabilities = torch.zeros(3, 4, 4)
+        probabilities[1, :2] = 1
+        return {
+            "sample": {"label": 0},
+            "image": torch.full((3, 8, 8), color),
+            "label": label,
+            "probabilities": torch.tensor([0.75, 0.25]),
+            "part_probabilities": probabilities,
+        }
+
+    examples = {"clean": [example(0.2, 0), example(0.4, 0)], "pgd": [example(0.6, 1), example(1.0, 1)]}
+    save_examples(tmp_path / "examples.npz", examples, ["<b>cat</b>", "dog"])
+    with np.load(tmp_path / "examples.npz", allow_pickle=False) as stored:
+        assert stored["images_1"][0, 0, 0].tolist() == [153, 153, 153]
+        assert stored["predictions_1"].tolist() == [1, 1]
+        assert stored["parts_0"][0, 0].tolist() == [1] * 8
+        assert stored["parts_0"][0, 7].tolist() == [0] * 8
+    with Image.open(save_example_pictures(tmp_path)) as picture:
+        assert picture.width > 300
+
+
+def test_background_is_transparent_and_parts_differ():
+    colours = part_colours(np.array([[0, 1, 2]]))
+    assert colours[0, 0, 3] == 0
+    assert not np.allclose(colours[0, 1], colours[0, 2])

@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Print one table of several evaluated runs.
+
+Examples:
+    python tools/compare_runs.py output/example/normal output/example/part_box
+
+    # several seeds of each model: also mean and standard deviation over the seeds
+    python tools/compare_runs.py output/animals/*-seed* --group-seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from partbox.files import write_text
+from partbox.report.table import results_table, seeds_table
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    if not path.is_file():
+        sys.exit(f"{path} does not exist: evaluate the run with tools/train_net.py first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("--group-seeds", action="store_true", help="mean and spread over runs named MODEL-seedN")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this file")
+    arguments = parser.parse_args()
+    runs = {folder.name: read_results(folder) for folder in arguments.runs}
+    text = results_table(runs)
+    if arguments.group_seeds:
+        text += "\n\n" + seeds_table(runs)
+    print(text)
+    if arguments.output:
+        write_text(arguments.output, text + "\n")
+
+
+if __name__ == "__main__":
+    main()
