@@ -1,0 +1,163 @@
+"""Part datasets in detectron2's catalogs: register by name, load when first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from .example import generate_example_dataset
+from .image_files import VERIFY_LEVELS, VerifyLevel
+from .part_json import load_part_dataset
+from .part_json_entry import near_matches
+from .part_json_types import PartDataset, PartDatasetError
+
+EXAMPLE = "example"
+"""The generated data set, made when it is first asked for."""
+
+BUILTIN_DATASETS = {
+    EXAMPLE: "tools/make_example_data.py",
+    "partimagenet": "datasets/prepare_partimagenet.py",
+    "partimagenet_pp": "datasets/prepare_partimagenet_pp.py",
+    "paco_lvis": "datasets/prepare_paco.py",
+    "paco_ego4d": "datasets/prepare_paco.py",
+    "pascal_part": "datasets/prepare_pascal_part.py",
+    "cityscapes_part": "datasets/prepare_cityscapes_part.py",
+    "pascal_part_animals": "datasets/prepare_pascal_part_animals.py",
+    "car_parts": "datasets/prepare_coco_parts.py",
+}
+"""Data set -> the script that makes its files."""
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class _Source:
+    """What stands in DatasetCatalog under the name of a part dataset: a callable that gives its records."""
+
+    name: str
+    json_file: str
+    image_root: str
+    made_by: str = field(default="", compare=False)
+    make: Callable[[], object] | None = field(default=None, compare=False, repr=False)
+    loaded: PartDataset | None = field(default=None, compare=False, repr=False)
+    verified: VerifyLevel = field(default="none", compare=False)
+
+    def __call__(self) -> list[dict[str, Any]]:
+        return self.load("header").records
+
+    def load(self, verify_images: VerifyLevel) -> PartDataset:
+        """The data set, read at the first call, and again only if its images are to be verified more thoroughly."""
+        if self.loaded is not None and VERIFY_LEVELS.index(self.verified) <= VERIFY_LEVELS.index(verify_images):
+            return self.loaded
+        if self.make is not None and not os.path.exists(self.json_file):
+            self.make()
+        if not os.path.exists(self.json_file):
+            fix = f"make it with {self.made_by}, or set DETECTRON2_DATASETS" if self.made_by else ""
+            raise PartDatasetError(self.json_file, "file", f"does not exist (data set {self.name!r})", fix)
+        dataset = load_part_dataset(self.json_file, self.image_root, verify_images=verify_images)
+        _set_metadata(self, dataset)
+        self.loaded, self.verified = dataset, verify_images
+        return dataset
+
+
+def register_part_dataset(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Register a part dataset with detectron2. Nothing is read before it is asked for.
+
+    ``DatasetCatalog.get(name)`` then gives the records of :class:`PartDataset`, with image headers verified; call
+    :func:`get_part_dataset` first for more or less. ``MetadataCatalog.get(name)`` has ``json_file``, ``image_root`` and
+    ``evaluator_type`` "part" at once and, when loaded, ``thing_classes`` (the P parts as "Class:part"),
+    ``class_names`` (the K classes), ``part_to_class`` (P indices of classes) and
+    ``thing_dataset_id_to_contiguous_id``, which detectron2's COCO evaluator asks for.
+
+    In detectron2's loader set ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` to False, or images without a part are left out.
+
+    Args:
+        name: e.g. "my_birds_train".
+        json_file, image_root: as for :func:`load_part_dataset`.
+
+    Raises:
+        PartDatasetError: if the name is taken by other files. The same registration again is fine.
+    """
+    _register(_Source(name, os.path.abspath(json_file), os.path.abspath(image_root)))
+
+
+def _register(source: _Source) -> None:
+    if source.name in DatasetCatalog:
+        known = DatasetCatalog[source.name]
+        if known != source:
+            fix = f"choose another name, or call unregister_part_dataset({source.name!r}) first"
+            raise PartDatasetError(source.json_file, source.name, f"this name is already registered for {known}", fix)
+        return
+    MetadataCatalog.get(source.name).set(
+        json_file=source.json_file, image_root=source.image_root, evaluator_type="part"
+    )
+    DatasetCatalog.register(source.name, source)
+
+
+def unregister_part_dataset(name: str) -> None:
+    """Forget a part dataset, its loaded records and its metadata. An unknown name is fine."""
+    if isinstance(DatasetCatalog.data.get(name), _Source):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def get_part_dataset(name: str, verify_images: VerifyLevel = "header") -> PartDataset:
+    """A registered part dataset; read at the first call and kept.
+
+    Args:
+        name: as registered.
+        verify_images: as for :func:`load_part_dataset`. "header" finds missing, truncated and wrongly sized images;
+            "decode" takes minutes for 100,000 photographs and is meant for the first look at new data.
+
+    Raises:
+        PartDatasetError: for an unknown name, a missing file (saying which script makes it), a wrong file.
+    """
+    source = DatasetCatalog.data.get(name)
+    if not isinstance(source, _Source):
+        names = [known for known in DatasetCatalog.list() if isinstance(DatasetCatalog[known], _Source)]
+        fix = near_matches(name, names) or f"registered are: {', '.join(sorted(names)) or 'none'}"
+        raise PartDatasetError("dataset catalog", repr(name), "no part dataset has this name", fix)
+    return source.load(verify_images)
+
+
+def register_builtin_datasets(root: str | Path | None = None) -> None:
+    """Register ``<dataset>_<split>`` for all of BUILTIN_DATASETS and train, val, test; the files need not exist.
+
+    Layout: ``<root>/<dataset>/{train,val,test}.json`` and ``<root>/<dataset>/images``.
+
+    Args:
+        root: the folder of data sets; None takes ``$DETECTRON2_DATASETS`` as it is now, else "datasets_root".
+
+    Raises:
+        PartDatasetError: if one of the names is registered for another root.
+    """
+    given = root if root is not None else os.environ.get("DETECTRON2_DATASETS", "datasets_root")
+    folder = Path(os.path.abspath(Path(given).expanduser()))
+    for dataset, made_by in BUILTIN_DATASETS.items():
+        for split in SPLITS:
+            json_file, image_root = folder / dataset / f"{split}.json", folder / dataset / "images"
+            make = partial(generate_example_dataset, folder / dataset) if dataset == EXAMPLE else None
+            _register(_Source(f"{dataset}_{split}", str(json_file), str(image_root), made_by, make))
+
+
+def _set_metadata(source: _Source, dataset: PartDataset) -> None:
+    metadata = MetadataCatalog.get(source.name)
+    names = [f"{dataset.class_names[part.class_index]}:{part.name}" for part in dataset.categories]
+    values = {
+        "thing_classes": names,
+        "part_to_class": dataset.part_to_class.tolist(),
+        "thing_dataset_id_to_contiguous_id": {part.id: index for index, part in enumerate(dataset.categories)},
+        "class_names": list(dataset.class_names),
+    }
+    # past Metadata's own attributes, which take "class_names" for an old spelling of "thing_classes"
+    if any(vars(metadata).get(key, value) != value for key, value in values.items()):
+        raise PartDatasetError(
+            source.json_file, source.name, "classes or parts have changed since the file was first loaded"
+        )
+    vars(metadata).update(values)

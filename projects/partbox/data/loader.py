@@ -1,0 +1,122 @@
+"""Data loaders whose every draw follows from the seed and the position in the stream of samples.
+
+Nothing depends on the number of workers or on what was loaded before, so a run continues from an iteration number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Sample = dict[str, Any]
+Key = tuple[int, int]  # (index of the record, position in the stream)
+
+
+def epoch_order(size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order of the records in one epoch: a permutation of range(size) that depends on (seed, epoch) only."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+class TrainingStream(Sampler[list[Key]]):
+    """Endless batches: epoch after epoch, each a permutation; a batch may span two epochs, no sample is dropped.
+
+    Args:
+        size: number of records.
+        batch_size: of one iteration.
+        seed: of the order.
+        start: iteration to begin with.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, seed: int, start: int = 0) -> None:
+        if size < 1:
+            raise ValueError("the training dataset is empty")
+        self.size, self.batch_size, self.seed, self.start = size, batch_size, seed, start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        position = self.start * self.batch_size
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        while True:
+            batch = []
+            for _ in range(self.batch_size):
+                if position // self.size != epoch:
+                    epoch = position // self.size
+                    order = epoch_order(self.size, seed=self.seed, epoch=epoch)
+                batch.append((int(order[position % self.size]), position))
+                position += 1
+            yield batch
+
+
+class MappedRecords(Dataset[Sample]):
+    """Records seen through a mapper; the mapper's random numbers depend on (seed, position) only."""
+
+    def __init__(self, records: Sequence[Sample], mapper: Callable[[Sample], Sample], *, seed: int) -> None:
+        self.records, self.mapper, self.seed = records, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> Sample:
+        index, position = key
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        try:
+            # detectron2's augmentations draw from the global generators.
+            np.random.seed(np.random.SeedSequence([self.seed, position]).generate_state(4))
+            random.seed(f"{self.seed}|{position}")
+            return self.mapper(self.records[index])
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+
+
+def _as_list(samples: list[Sample]) -> list[Sample]:
+    return samples
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def build_training_loader(
+    records: Sequence[Sample],
+    mapper: Callable[[Sample], Sample],
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+) -> DataLoader[Sample]:
+    """Endless batches (lists of samples) from iteration ``start`` on."""
+    return DataLoader(
+        MappedRecords(records, mapper, seed=seed),
+        batch_sampler=TrainingStream(len(records), batch_size, seed=seed, start=start),
+        num_workers=workers,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+    )
+
+
+def build_test_loader(
+    records: Sequence[Sample], mapper: Callable[[Sample], Sample], *, batch_size: int, workers: int = 0
+) -> DataLoader[Sample]:
+    """Each record once, in order."""
+    keys = [(index, index) for index in range(len(records))]
+    return DataLoader(
+        MappedRecords(records, mapper, seed=0),
+        batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
+        num_workers=workers,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+    )
+
+
+def subset(records: Sequence[Sample], count: int, *, seed: int) -> list[Sample]:
+    """At most ``count`` records (0 = all), drawn with ``seed``, in their order in the file."""
+    if not count or count >= len(records):
+        return list(records)
+    chosen = np.random.default_rng([seed, len(records)]).permutation(len(records))[:count]
+    return [records[index] for index in sorted(chosen.tolist())]
