@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,9 @@ class PartBoxEvaluator(COCOEvaluator):
             MetadataCatalog.get(name).set(json_file=str(path), thing_classes=list(part_names))
             super().__init__(name, tasks=("bbox",), distributed=False, use_fast_impl=False)
             MetadataCatalog.remove(name)
+        # detectron2 logs a table of every category for each evaluation; the numbers are in the result.
+        self._logger = logging.getLogger(f"{__name__}.tables")
+        self._logger.setLevel(logging.WARNING)
         self.reset()
 
     def _coco(self, records: Sequence[dict[str, Any]], part_names: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 _CIRCLE_STEPS = 20
 _ANGLES = np.arange(_CIRCLE_STEPS) * (2 * np.pi / _CIRCLE_STEPS)
 _CIRCLE: Points = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
-_CAP_ANGLES = np.linspace(np.pi / 2, -np.pi / 2, 6)
+_CAP_ANGLES = np.linspace(np.pi / 2, -np.pi / 2, 7)
 _CAP: Points = np.stack([np.cos(_CAP_ANGLES), np.sin(_CAP_ANGLES)], axis=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.projects.deeplab import DeepLabV3PlusHead
+from torch import nn
 
 from ..evidence import PartEvidence
 from .base import Extractor, ExtractorInputs
@@ -61,6 +62,9 @@ class SegmenterExtractor(Extractor):
             num_classes=1 + num_channels,
             use_depthwise_separable_conv=head.USE_DEPTHWISE_SEPARABLE_CONV,
         )
+        # detectron2 starts these weights at a standard deviation of 0.001: hardly any gradient reaches the decoder then,
+        # and the masks stay at "background everywhere" for hundreds of iterations.
+        nn.init.kaiming_normal_(decoder.predictor.weight, nonlinearity="linear")
         return cls(decoder, num_channels)
 
     def forward(self, inputs: ExtractorInputs) -> PartEvidence:
