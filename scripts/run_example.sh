@@ -3,7 +3,8 @@
 # budgets, both attacked.
 #
 #     bash scripts/run_example.sh                    about 10 minutes on 2 CPU cores after the environment
-#     bash scripts/run_example.sh SOLVER.MAX_ITER 20 a quick look; KEY VALUE pairs go to the training of both models
+#     PARTBOX_OUTPUT=output/quick bash scripts/run_example.sh SOLVER.MAX_ITER 20
+#                                                    a quick look; KEY VALUE pairs go to the training of both models
 #
 # PARTBOX_VENV: the environment's folder (.venv). PARTBOX_OUTPUT: where the results go (output/example).
 # An interrupted run continues where it was; delete the output folder to start anew.
@@ -13,7 +14,7 @@ REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 cd "$REPO"
 
 if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
-    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
 fi
 
@@ -35,14 +36,15 @@ train() { # train MODEL KEY VALUE...: progress lines carry the model's name
     local model="$1"
     shift
     "$VENV/bin/python" -u tools/train_net.py --config-file "configs/example/$model.yaml" --resume \
-        OUTPUT_DIR "$OUTPUT/$model" "$@" 2>&1 | sed -u "s/^/[$model] /"
+        OUTPUT_DIR "$OUTPUT/$model" "$@" > >(sed -u "s/^/[$model] /") 2>&1 &
 }
 
 printf '\n--- Adversarial training, then the attacks\n'
 JOBS=()
-trap 'kill $(jobs -p) 2>/dev/null || true' EXIT INT TERM
+trap 'kill "${JOBS[@]}" 2>/dev/null || true' EXIT
+trap 'exit 130' INT TERM
 for model in "${MODELS[@]}"; do
-    train "$model" "$@" &
+    train "$model" "$@"
     JOBS+=($!)
 done
 for job in "${JOBS[@]}"; do

@@ -24,7 +24,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     if not path.is_file():
         sys.exit(f"{path} does not exist: evaluate the run with tools/train_net.py first")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        results["results"]["robust_accuracy"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        sys.exit(f"{path} is not a results file of partbox: {error}")
+    return results
 
 
 def main() -> None:
@@ -33,10 +38,15 @@ def main() -> None:
     parser.add_argument("--group-seeds", action="store_true", help="mean and spread over runs named MODEL-seedN")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this file")
     arguments = parser.parse_args()
-    runs = {folder.name: read_results(folder) for folder in arguments.runs}
-    text = results_table(runs)
-    if arguments.group_seeds:
-        text += "\n\n" + seeds_table(runs)
+    names = [folder.name for folder in arguments.runs]
+    unique = len(set(names)) == len(names)
+    runs = {folder.name if unique else str(folder): read_results(folder) for folder in arguments.runs}
+    try:
+        text = results_table(runs)
+        if arguments.group_seeds:
+            text += "\n\n" + seeds_table(runs)
+    except ValueError as error:
+        sys.exit(str(error))
     print(text)
     if arguments.output:
         write_text(arguments.output, text + "\n")

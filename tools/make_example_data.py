@@ -14,7 +14,7 @@ EPILOG = """\
 example:
   python tools/make_example_data.py --output datasets/example
       1,320 + 220 + 440 images of 64 x 64 pixels in datasets/example/images/{train,val,test}, their part labels
-      in datasets/example/{train,val,test}.json; about 15 seconds, 20 MB. A second call finds them and ends at once.
+      in datasets/example/{train,val,test}.json; about 20 seconds, 26 MB. A second call finds them and ends at once.
 
   python tools/make_example_data.py --output /tmp/large --size 128 --train 10000 --workers 2
       Begins with the same 1,320 objects, four times the pixels.

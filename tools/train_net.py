@@ -7,7 +7,7 @@ Examples:
 
     # evaluate a finished run under a stronger attack
     python tools/train_net.py --eval-only --config-file output/part_box/config.yaml \
-        MODEL.WEIGHTS output/part_box/model_best.pth \
+        MODEL.WEIGHTS output/part_box/model_best.pth OUTPUT_DIR output/part_box_stronger \
         ROBUST_EVAL.PERTURBATIONS "[{'name': 'pgd', 'eps': '8/255', 'steps': 100, 'restarts': 5}]"
 
     # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU)
@@ -37,17 +37,21 @@ from partbox.engine.build import (
     build_optimizer,
     build_training_batches,
     build_validation,
+    check_attackable,
+    check_supervision,
+    perturbations_of,
 )
-from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint
+from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
+from partbox.engine.checks import ConfigError
 from partbox.engine.dry_run import plan
-from partbox.engine.evaluate import evaluate_and_save, perturbations_of
+from partbox.engine.evaluate import evaluate_and_save
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
 from partbox.engine.objectives import PGDObjective
-from partbox.engine.run_folder import open_run_folder, writers
-from partbox.engine.setup import ConfigError, load_config, load_dataset
+from partbox.engine.run_folder import run_folder, writers
+from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.experiments import ExperimentError, describe_experiment
 from partbox.report.example_pictures import save_example_pictures
@@ -76,6 +80,10 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     """Train; the path of the weights to evaluate."""
     dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     model = build_classifier(cfg)
+    check_attackable(cfg, model, training=True)
+    logger.info(
+        "Part labels used: of %d of %d images", check_supervision(cfg, model, dataset.records), len(dataset.records)
+    )
     optimizer = build_optimizer(cfg, model)
     objective = build_objective(cfg)
     averaging = WeightAveraging(model, decay=cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
@@ -105,16 +113,18 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
         trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
         trainer.read_from(build_training_batches(cfg, dataset.records, start))
         trainer.train(start, cfg.SOLVER.MAX_ITER)
+    best, final = Path(cfg.OUTPUT_DIR) / BEST, Path(cfg.OUTPUT_DIR) / FINAL
+    if not final.exists():  # killed between the last checkpoint and this file
+        save_weights(final, kept, iteration=cfg.SOLVER.MAX_ITER - 1)
     save_learning_curves(cfg.OUTPUT_DIR)
-    best = Path(cfg.OUTPUT_DIR) / BEST
-    return str(best if best.exists() else Path(cfg.OUTPUT_DIR) / FINAL)
+    return str(best if validation is not None else final)
 
 
 def evaluate(cfg: CfgNode, weights: str) -> None:
     """Evaluate ``weights``; writes results, records and pictures, prints the table."""
     load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
-    model = build_classifier(cfg)
-    load_weights(model, read_checkpoint(weights)["model"], weights)
+    model = build_classifier(cfg, weights)
+    check_attackable(cfg, model, training=False)
     results = evaluate_and_save(cfg, model, weights=weights)
     save_example_pictures(cfg.OUTPUT_DIR)
     logger.info("\n%s", results_table({Path(cfg.OUTPUT_DIR).name: results}))
@@ -132,8 +142,8 @@ def main() -> None:
     if arguments.dry_run:
         print(plan(cfg, eval_only=arguments.eval_only))
         return
-    open_run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only)
-    evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
+    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only):
+        evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
 
 
 if __name__ == "__main__":

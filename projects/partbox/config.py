@@ -65,8 +65,9 @@ def _add_model(cfg: CfgNode) -> None:
     part.EXTRACTOR.NAME = "segmenter"
     # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together).
     part.EXTRACTOR.LEVEL = "part"
-    # What the part term learns from: "mask" (images with masks only) or "box" (boxes alone, filled).
-    part.EXTRACTOR.SUPERVISION = "mask"
+    # What the part term learns from: "mask" (images with masks only), "box" (boxes alone, filled), or "auto" (masks
+    # where an image has them, else its boxes).
+    part.EXTRACTOR.SUPERVISION = "auto"
 
     part.HEAD = CfgNode()
     # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class".

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from partbox.attacks import PGD, AttackError, ThreatModel, attack_mode
+from partbox.attacks import PGD, AttackError, AttackResult, ThreatModel, attack_mode
 
 
 class Linear(nn.Module):
@@ -158,6 +158,34 @@ def test_a_model_without_gradient_is_an_error_not_a_robust_model(linear, break_g
     images, labels = images_and_labels(linear)
     with pytest.raises(AttackError, match="differentiable"), attack_mode(linear):
         PGD(ThreatModel("linf", 0.1))(lambda x: linear(break_gradient(x)), images, labels)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_confidence_does_not_look_like_robustness(norm):
+    """Logits times 100 make the cross-entropy's gradient underflow to zero; the decisions stay as they were."""
+    model = small_net()
+    images = torch.rand(64, 3, 8, 8)
+    labels = model(images).argmax(dim=1)
+    attack = PGD(ThreatModel(norm, 0.02 if norm == "linf" else 0.2), 10)
+    honest = attack(model, images, labels)
+    confident = attack(lambda x: 100 * model(x), images, labels)
+    assert 0 < int(honest.fooled.sum()) < 64
+    assert int(confident.fooled.sum()) >= int(honest.fooled.sum()) - 2
+    assert not bool(confident.zero_gradient.any())
+
+
+def test_training_on_a_blind_attack_is_an_error(linear):
+    images, labels = images_and_labels(linear)
+    with pytest.raises(AttackError, match="blind"):
+        PGD(ThreatModel("linf", 0.1), 2).perturb(
+            lambda x: linear(x * 0), images, labels, image_ids=range(len(images)), seed=0
+        )
+
+
+def test_a_result_needs_only_what_every_attack_has():
+    result = AttackResult(torch.rand(1, 3, 2, 2), torch.tensor([True]), torch.tensor([3]))
+    assert result.loss is None
+    assert result.zero_gradient is None
 
 
 def test_zero_gradients_are_reported(linear):

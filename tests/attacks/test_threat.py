@@ -37,6 +37,19 @@ def test_unknown_norm_is_refused():
 def test_text_names_the_fraction():
     assert str(ThreatModel("linf", "8/255")) == "linf 8/255"
     assert str(ThreatModel("l2", 0.5)) == "l2 0.5"
+    assert str(ThreatModel("l2", 1.0)) == "l2 1"
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-14, 1.0, 1e20])
+@pytest.mark.parametrize("norm", NORMS)
+def test_ascent_direction_has_unit_size_whatever_the_gradients_scale(norm, scale):
+    """Confident models have tiny gradients; the step must not shrink with them."""
+    gradient = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    threat = ThreatModel(norm, 1.0)
+    direction = threat.ascent_direction(gradient * scale)
+    torch.testing.assert_close(direction, threat.ascent_direction(gradient))
+    torch.testing.assert_close(threat.distance(torch.zeros_like(direction), direction), torch.ones(4))
+    assert not bool(threat.ascent_direction(torch.zeros_like(gradient)).any())
 
 
 @pytest.mark.parametrize("norm", NORMS)

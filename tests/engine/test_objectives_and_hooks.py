@@ -12,12 +12,12 @@ from small_models import MODELS, small_config
 from partbox.attacks import ThreatModel
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier, build_objective
+from partbox.engine.checks import ConfigError
 from partbox.engine.hooks.best_checkpoint import BEST, BestWeights
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
 from partbox.engine.objectives import CleanObjective, PGDObjective
-from partbox.engine.setup import ConfigError
 from partbox.evaluation.validate import ValidationResult, validate
 
 
@@ -204,7 +204,7 @@ def test_validate_counts_robust_images_only_where_clean_is_right(model_and_batch
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["ADVERSARY.OBJECTIVE", "fgsm"], "clean or pgd"),
+        (["ADVERSARY.OBJECTIVE", "fgsm"], "clean, pgd"),
         (["ADVERSARY.EPS", "eight"], "8/255"),
         (["ADVERSARY.NORM", "l7"], "unknown norm"),
         (["ADVERSARY.STEPS", "0"], "steps"),

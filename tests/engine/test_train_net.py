@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yacs.config
 import yaml
-from small_models import SMALL
+from detectron2.config import CfgNode, get_cfg
+from detectron2.projects.deeplab import add_deeplab_config
+from small_models import MODELS, SMALL
+
+from partbox.config import add_partbox_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tools" / "train_net.py"
@@ -85,6 +90,36 @@ def test_train_evaluate_and_evaluate_again(run, tmp_path):
     assert again["results"] == results["results"]
 
 
+def test_a_run_is_continued_with_the_same_configuration_only(run, tmp_path):
+    """Else the results would describe a model that was never trained."""
+    quick = [*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run"]
+    run(*quick)
+    for change in (["ADVERSARY.EPS", "4/255"], ["SEED", "2"], ["SOLVER.MAX_ITER", "8"]):
+        with pytest.raises(ValueError, match=change[0].replace(".", r"\.")):
+            run(*quick, "--resume", *change)
+    stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert stored["ADVERSARY"]["EPS"] == "8/255"
+    run(*quick, "--resume", "DATALOADER.NUM_WORKERS", "1")
+
+
+def test_another_evaluation_does_not_overwrite_the_results(run, tmp_path):
+    folder = tmp_path / "run"
+    run(*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
+    weights = ["--eval-only", "--config-file", folder / "config.yaml", "MODEL.WEIGHTS", folder / "model_best.pth"]
+    with pytest.raises(ValueError, match="another OUTPUT_DIR"):
+        run(*weights, "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]")
+
+
+def test_two_processes_do_not_share_a_folder(run, tmp_path):
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another process"):
+            run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
+
+
 def test_mixed_precision_trains(run, tmp_path):
     run(*SHORT, "SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run")
     losses = [json.loads(line)["total_loss"] for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
@@ -113,7 +148,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "MODEL.PART.HEAD.KEEP_BACKGROUND: False" in text
     assert f"training cost: {8 * (12 + 10):,} forward-backward passes" in text
-    assert "pgd-2 linf 8/255: at most 66 passes" in text
+    assert "training images with part labels that are used: 66" in text
+    assert f"pgd-2 linf 8/255: at most {22 * (1 + 3 + 1)} passes" in text
     assert not (tmp_path / "run").exists()
 
 
@@ -194,6 +230,51 @@ def differences(one, other, path: str = "") -> list[str]:
         ]
     same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
     return [] if same else [path]
+
+
+def dotted(node: CfgNode, prefix: str = "") -> set[str]:
+    """Dotted keys of a configuration."""
+    keys = set()
+    for key, value in node.items():
+        keys |= dotted(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key}
+    return keys
+
+
+def own_keys() -> set[str]:
+    """The keys that partbox adds to detectron2's."""
+    plain, ours = get_cfg(), get_cfg()
+    add_deeplab_config(plain)
+    add_partbox_config(ours)
+    return dotted(ours) - dotted(plain)
+
+
+@pytest.fixture
+def reads(monkeypatch) -> set[str]:
+    """Dotted keys that are read as attributes of a configuration while the test runs."""
+    seen: set[str] = set()
+    original = yacs.config.CfgNode.__getattr__
+
+    def recording(node: CfgNode, name: str) -> object:
+        value = original(node, name)
+        path = f"{node.__dict__.get('_path', '')}{name}"
+        if isinstance(value, CfgNode):
+            value.__dict__["_path"] = f"{path}."
+        else:
+            seen.add(path)
+        return value
+
+    monkeypatch.setattr(yacs.config.CfgNode, "__getattr__", recording)
+    return seen
+
+
+def test_no_key_is_parsed_and_ignored(run, reads, tmp_path):
+    """Every key that partbox adds is read while the models are trained; an option that nothing reads does nothing."""
+    quick = [*SHORT, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.EMA.DECAY", "0.9"]
+    for name in ("normal", "part_box", "part_pooling", "part_to_class"):
+        run(*quick, *MODELS[name], "OUTPUT_DIR", tmp_path / name)
+    assert sorted(own_keys() - reads) == []
+    assert "ADVERSARY.NEVER_READ" not in reads
+    assert len(own_keys()) > 40
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -52,8 +52,11 @@ def test_wrong_parts_and_shifted_boxes_lose():
 
 
 def test_nothing_found_and_nothing_labelled():
-    nothing = average_precision([prediction([]), prediction([])])["part_box"]["AP"]
-    assert not nothing > 0
+    nothing = average_precision([prediction([]), prediction([])])["part_box"]
+    assert nothing["AP"] == 0
+    assert set(nothing.values()) == {0.0}
+    found = average_precision(PERFECT)["part_box"]
+    assert found["APl"] is None, "no label is that large: not a number is no JSON"
     unlabelled = [record(1, [], "none")]
     assert average_precision([prediction([([0, 0, 5, 5], 0)])], unlabelled) is None
 

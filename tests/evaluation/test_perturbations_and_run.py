@@ -46,7 +46,9 @@ def test_clean_comes_first_and_names_differ():
     built = build_perturbations([pgd("8/255"), pgd("4/255")])
     assert [p.name for p in built] == ["clean", "pgd-5 linf 8/255", "pgd-5 linf 4/255"]
     with pytest.raises(ValueError, match="repeated"):
-        build_perturbations([pgd("8/255"), pgd("8/255", restarts=2)])
+        build_perturbations([pgd("8/255"), pgd("8/255", step_size="1/255")])
+    several = build_perturbations([pgd("8/255"), pgd("8/255", restarts=2), pgd("8/255", loss="margin")])
+    assert [p.name for p in several[1:]] == ["pgd-5 linf 8/255", "pgd-5x2 linf 8/255", "pgd-5-margin linf 8/255"]
 
 
 def record(image_id, perturbation, *, fooled, label=0, prediction=0) -> Record:
@@ -140,6 +142,46 @@ def test_results_do_not_depend_on_the_batch_size(example_dataset):
     assert verdicts[0] == verdicts[1] == verdicts[2]
     ious = [o.results["by_perturbation"]["clean"]["part_segmentation"]["mIoU"] for o in outcomes]
     assert ious == pytest.approx([ious[0]] * 3, abs=1e-6)
+
+
+def test_robust_accuracy_falls_to_zero_as_eps_grows(example_dataset):
+    """A network that knows its 66 images by heart loses each of them."""
+    cfg = small_config(example_dataset, *MODELS["normal"])
+    model = build_classifier(cfg).train()
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    loader = build_test_loader(example_dataset.records, mapper, batch_size=66)
+    (batch,) = list(loader)
+    images, targets = model.images_of(batch), model.targets_of(batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model.losses(images, targets)["loss_class"].backward()
+        optimizer.step()
+    specs = [CLEAN, *[pgd(eps, steps=10) for eps in ("0", "1/255", "4/255", "64/255")]]
+    outcome = evaluate(model.eval(), loader, build_perturbations(specs), progress=False)
+    shares = [outcome.results["by_perturbation"][p.name]["accuracy"] for p in build_perturbations(specs)]
+    assert shares[0] == shares[1] > 0.8
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0
+
+
+@pytest.mark.parametrize("level", ["object", "fg"])
+def test_part_iou_at_other_levels(example_dataset, level):
+    cfg = small_config(
+        example_dataset,
+        *MODELS["part_box"],
+        *["MODEL.PART.EXTRACTOR.LEVEL", level, "MODEL.PART.EXTRACTOR.NAME", "oracle"],
+    )
+    model = build_classifier(cfg)
+    names = model.class_names if level == "object" else ("foreground",)
+    loader = build_test_loader(
+        example_dataset.records, PartDatasetMapper.from_config(cfg, is_train=False), batch_size=16
+    )
+    evaluator = PartSegmentationEvaluator(names, model.level_map)
+    results = evaluate(model, loader, build_perturbations([CLEAN]), [evaluator], progress=False).results
+    segmentation = results["by_perturbation"]["clean"]["part_segmentation"]
+    assert segmentation["mIoU"] == 1.0
+    assert len(segmentation["IoU"]) == 1 + len(names)
 
 
 def test_perturbations_stay_within_eps_and_examples_are_kept(example_dataset):

@@ -9,7 +9,7 @@ from small_models import MODELS, small_config
 
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
-from partbox.engine.setup import ConfigError
+from partbox.engine.checks import ConfigError
 from partbox.modeling import PartClassifier, PartTargets
 from partbox.modeling.levels import LevelMap, channels_to_class
 
@@ -26,7 +26,7 @@ def build(dataset, name: str, *options: str) -> tuple[PartClassifier, list[dict]
 def test_training_gives_losses_and_inference_predictions(example_dataset, name):
     model, batch = build(example_dataset, name)
     losses = model.train()(batch)
-    assert set(losses) == {"loss_class"} if name == "normal" else {"loss_class", "loss_part"}
+    assert set(losses) == ({"loss_class"} if name == "normal" else {"loss_class", "loss_part"})
     assert all(bool(torch.isfinite(loss)) for loss in losses.values())
     predictions = model.eval()(batch)
     assert len(predictions) == 8

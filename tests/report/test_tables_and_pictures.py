@@ -15,41 +15,53 @@ from partbox.report.learning_curves import save_learning_curves
 from partbox.report.table import results_table, seeds_table
 
 
-def run(clean: float, robust: dict[str, float], miou: float | None = None) -> dict:
+def run(clean: float, robust: dict[str, float], miou: float | None = None, **changes) -> dict:
+    """Results of a run; ``robust`` by perturbation name, such as ``pgd-20 linf 8/255``."""
     entry = {} if miou is None else {"part_segmentation": {"mIoU": miou}}
     return {
         "seconds": 12.3,
+        "dataset": {"name": "d", "images": 100},
         "results": {
             "clean_accuracy": clean,
-            "robust_accuracy": robust,
+            "robust_accuracy": {name.split(" ", 1)[1]: value for name, value in robust.items()},
             "images": 100,
-            "by_perturbation": {"clean": entry},
+            "by_perturbation": {"clean": entry, **{name: {} for name in robust}},
+            "warnings": [],
+            **changes,
         },
     }
 
 
-def test_the_table_shows_every_threat_model_of_every_run():
-    text = results_table({"a": run(0.5, {"linf 8/255": 0.25}), "b": run(0.75, {"l2 0.5": 0.1}, 0.333)})
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    assert rows[0] == [
-        "model",
-        "clean %",
-        "robust % (linf 8/255)",
-        "robust % (l2 0.5)",
-        "part mIoU %",
-        "images",
-        "seconds",
-    ]
+def cells(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_the_table_shows_every_attack_of_every_run():
+    runs = {"a": run(0.5, {"pgd-20 linf 8/255": 0.25}), "b": run(0.75, {"pgd-100x5 linf 8/255": 0.1}, 0.333)}
+    rows = cells(results_table(runs))
+    attacks = ["robust % linf 8/255 (pgd-20)", "robust % linf 8/255 (pgd-100x5)"]
+    assert rows[0] == ["model", "clean %", *attacks, "part mIoU %", "images", "seconds"]
     assert rows[2] == ["a", "50.0", "25.0", "-", "-", "100", "12"]
     assert rows[3] == ["b", "75.0", "-", "10.0", "33.3", "100", "12"]
 
 
+def test_warnings_and_different_images_cannot_be_overlooked():
+    warned = run(0.5, {"pgd-20 linf 8/255": 0.25}, warnings=["a broken run"])
+    text = results_table({"a": warned})
+    assert "a (!)" in text
+    assert "(!) a: a broken run" in text
+    other = {**warned, "dataset": {"name": "other", "images": 5}}
+    with pytest.raises(ValueError, match="different images"):
+        results_table({"a": warned, "b": other})
+
+
 def test_seeds_are_averaged_by_model():
-    runs = {f"a-seed{i}": run(value, {"linf 8/255": value / 2}) for i, value in enumerate((0.4, 0.5, 0.6))}
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in seeds_table(runs).splitlines()]
-    assert rows[2] == ["a", "3", "50.0 ± 10.0", "25.0 ± 5.0"]
+    runs = {f"a-seed{i}": run(value, {"pgd-2 linf 8/255": value / 2}) for i, value in enumerate((0.4, 0.5, 0.6))}
+    assert cells(seeds_table(runs))[2] == ["a", "3", "50.0 ± 10.0", "25.0 ± 5.0"]
     with pytest.raises(ValueError, match="MODEL-seedN"):
         seeds_table({"a": run(0.5, {})})
+    with pytest.raises(ValueError, match="same way"):
+        seeds_table({**runs, "a-seed9": run(0.5, {"pgd-9 linf 8/255": 0.1})})
 
 
 def test_learning_curves(tmp_path):

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from .draws import ImageId
-from .objectives import Objective
+from .objectives import Objective, margin
 
 Predict = Callable[[Tensor], Tensor]
 
 
 class AttackError(RuntimeError):
-    """The attack cannot mean anything on this model or input (no gradient, non-finite logits, pixels out of range)."""
+    """The attack cannot mean anything on this model or input.
+
+    No gradient, logits that are not finite, pixels out of range.
+    """
 
 
 @dataclass(frozen=True)
@@ -27,23 +30,23 @@ class AttackResult:
         images: (B, C, H, W) in [0, 1]; a fooling image where one was found, else the one with the highest loss.
         fooled: (B,) bool; True where the prediction is wrong, also when it was wrong on the clean image.
         queries: (B,) int64, forward passes spent on each image.
-        loss: (B,) the objective's value at ``images``.
-        zero_gradient: (B,) bool; True where every gradient that the attack saw was exactly zero: such an image was
-            searched blindly and its verdict says nothing about robustness.
+        loss: (B,) the objective's value at ``images``; None from attacks that have none.
+        zero_gradient: (B,) bool, None from attacks without gradients; True where every gradient that the attack saw was
+            exactly zero: such an image was searched blindly and its verdict says nothing about robustness.
     """
 
     images: Tensor
     fooled: Tensor
     queries: Tensor
-    loss: Tensor
-    zero_gradient: Tensor
+    loss: Tensor | None = None
+    zero_gradient: Tensor | None = None
 
 
 def check_inputs(images: Tensor, labels: Tensor, image_ids: Sequence[ImageId] | None) -> None:
     """Refuse what would make an attack silently wrong.
 
     Raises:
-        AttackError: shapes that do not fit, integer or non-finite images, pixels outside [0, 1], repeated ids.
+        AttackError: shapes that do not fit, integer or non-finite images, pixels outside [0, 1], a wrong number of ids.
     """
     if images.dim() != 4 or not images.is_floating_point():
         raise AttackError(
@@ -99,6 +102,25 @@ def loss_and_gradient(
     if not bool(torch.isfinite(gradient).all()):
         raise AttackError("the gradient with respect to the images is not finite")
     return logits.detach(), loss.detach(), gradient
+
+
+def loss_and_useful_gradient(
+    predict: Predict, objective: Objective, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As :func:`loss_and_gradient`, with the margin's gradient where the objective's is zero and the image not fooled.
+
+    The cross-entropy of a very confident model underflows: its gradient is zero although the logits move. The margin of
+    the logits does not underflow.
+
+    Returns:
+        logits (B, K), objective (B,), gradient (B, C, H, W), and (B,) bool where a second pass was needed.
+    """
+    logits, loss, gradient = loss_and_gradient(predict, objective, images, labels)
+    zero = (gradient == 0).flatten(1).all(dim=1) & (logits.argmax(dim=1) == labels)
+    if bool(zero.any()) and objective is not margin:
+        _, _, gradient[zero] = loss_and_gradient(predict, margin, images[zero], labels[zero])
+        return logits, loss, gradient, zero
+    return logits, loss, gradient, torch.zeros_like(zero)
 
 
 @contextmanager

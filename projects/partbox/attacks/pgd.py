@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .base import AttackResult, Predict, check_inputs, check_logits, loss_and_gradient
+from .base import AttackError, AttackResult, Predict, check_inputs, check_logits, loss_and_useful_gradient
 from .draws import ImageId, content_ids, random_starts
 from .objectives import get_objective
 from .threat import ThreatModel, parse_eps
@@ -48,6 +48,9 @@ class PGD:
         self.threat = threat
         self.steps = steps
         self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+        for name, value in (("steps", steps), ("restarts", restarts)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"PGD's {name} must be a whole number, not {value!r}")
         if self.step_size == 0 and threat.eps > 0:
             raise ValueError("a step size of 0 never leaves the start")
         self.restarts = restarts
@@ -101,8 +104,11 @@ class PGD:
         """One restart on the images ``rows``; what it finds goes into ``search``."""
         candidates = self._start(search.clean[rows], ids, seed, restart)
         for _ in range(self.steps):
-            logits, loss, gradient = loss_and_gradient(predict, self.objective, candidates, search.labels[rows])
+            logits, loss, gradient, again = loss_and_useful_gradient(
+                predict, self.objective, candidates, search.labels[rows]
+            )
             search.look(rows, candidates, (logits, loss))
+            search.queries[rows[again]] += 1
             search.saw_gradient(rows, gradient)
             going = ~search.fooled[rows]
             rows, candidates, gradient = rows[going], candidates[going], gradient[going]
@@ -122,12 +128,21 @@ class PGD:
     def perturb(
         self, predict: Predict, images: Tensor, labels: Tensor, *, image_ids: Sequence[ImageId], seed: int
     ) -> Tensor:
-        """Exactly ``steps`` forward and input-gradient passes; the last iterate, (B, C, H, W). For training."""
+        """``steps`` forward and input-gradient passes; the last iterate, (B, C, H, W). For training.
+
+        Raises:
+            AttackError: see ``partbox.attacks.base``; also when no image of the batch has any gradient, since training
+                on random noise would be called adversarial.
+        """
         check_inputs(images, labels, image_ids)
         images = images.detach()
         candidates = self._start(images, image_ids, seed, restart=0)
         for _ in range(self.steps):
-            _, _, gradient = loss_and_gradient(predict, self.objective, candidates, labels)
+            _, _, gradient, _ = loss_and_useful_gradient(predict, self.objective, candidates, labels)
+            if not bool(gradient.any()):
+                raise AttackError(
+                    "the gradient is exactly zero for every image of the batch: the attack would be blind"
+                )
             candidates = self._step(images, candidates, gradient)
         return candidates
 

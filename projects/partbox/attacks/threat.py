@@ -59,7 +59,8 @@ class ThreatModel:
 
     def __str__(self) -> str:
         numerator = self.eps * 255
-        nice = f"{round(numerator)}/255" if abs(numerator - round(numerator)) < 1e-9 else f"{self.eps:g}"
+        whole = 0 < self.eps < 1 and abs(numerator - round(numerator)) < 1e-9
+        nice = f"{round(numerator)}/255" if whole else f"{self.eps:g}"
         return f"{self.norm} {nice}"
 
     def scaled(self, factor: float) -> ThreatModel:
@@ -88,4 +89,7 @@ class ThreatModel:
         """Steepest ascent of unit size in this norm: the sign (linf) or the normalised gradient (l2), (B, C, H, W)."""
         if self.norm == "linf":
             return gradient.sign()
-        return gradient / _per_image(gradient.flatten(1).norm(dim=1), gradient).clamp_min(1e-12)
+        # Confident models have gradients far below 1; scaled by their largest entry first, none is too small.
+        largest = _per_image(gradient.flatten(1).abs().amax(dim=1), gradient)
+        scaled = gradient / torch.where(largest > 0, largest, 1.0)
+        return scaled / _per_image(scaled.flatten(1).norm(dim=1), scaled).clamp_min(1.0)

@@ -30,7 +30,8 @@ class PartDatasetMapper:
 
     Args:
         size: (height, width) of the result in pixels.
-        supervision: ``mask`` or ``box``, see :func:`partbox.data.part_map.paint_part_map`.
+        supervision: ``mask`` or ``box``, see :func:`partbox.data.part_map.paint_part_map`, or ``auto``: masks of the
+            images that have masks, boxes of the others.
         augmentations: None = test.
         part_maps: whether part maps are wanted; without them no mask is decoded.
     """

@@ -13,6 +13,14 @@ BACKGROUND = 0
 IGNORE = -1  # not labelled
 
 
+SUPERVISIONS = ("auto", "mask", "box")
+
+
+def is_supervised(record: Mapping[str, Any], supervision: str) -> bool:
+    """Whether an image's part labels are used under a kind of supervision (``auto`` uses masks and boxes)."""
+    return record["part_labels"] == "mask" or (record["part_labels"] == "box" and supervision != "mask")
+
+
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Polygons or RLE (compressed or not) -> bool (height, width)."""
     if isinstance(segmentation, list):
@@ -49,8 +57,7 @@ def paint_part_map(record: Mapping[str, Any], supervision: str) -> np.ndarray:
     if supervision not in ("mask", "box"):
         raise ValueError(f"part supervision must be mask or box, not {supervision!r}")
     height, width = record["height"], record["width"]
-    labels = record["part_labels"]
-    if labels == "none" or (supervision == "mask" and labels != "mask"):
+    if not is_supervised(record, supervision):
         return np.full((height, width), IGNORE, dtype=np.int32)
     canvas = np.full((height, width), BACKGROUND, dtype=np.int32)
     parts = record["annotations"]

@@ -16,33 +16,49 @@ from torch.utils.data import DataLoader
 from partbox.attacks import PGD, ThreatModel, parse_eps
 from partbox.data.loader import build_test_loader, build_training_loader, subset
 from partbox.data.mapper import PartDatasetMapper
+from partbox.data.part_map import is_supervised
+from partbox.evaluation import Perturbation, build_perturbations
 from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
 
-from .checkpoint import load_weights, read_checkpoint
+from .checkpoint import check_names, load_weights, read_checkpoint
+from .checks import ConfigError, device_of
 from .objectives import CleanObjective, PGDObjective, TrainingObjective
-from .setup import ConfigError, load_dataset
+from .setup import load_dataset
 
 logger = logging.getLogger(__name__)
 
 
-def build_classifier(cfg: CfgNode) -> PartClassifier:
-    """The model of the configuration, initialised from ``cfg.SEED``; ``MODEL.WEIGHTS`` is loaded completely or refused.
+def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier:
+    """The model of the configuration, initialised from ``cfg.SEED``.
+
+    Args:
+        cfg: complete configuration.
+        weights: checkpoint of the whole model, loaded completely or refused; default ``MODEL.WEIGHTS``. With one, the
+            backbone's pretrained weights are not needed and not looked for.
 
     Raises:
         ConfigError: the meta-architecture is no part classifier, or a setting is wrong.
-        CheckpointError: the weights do not fit.
+        CheckpointError: the weights do not fit, or belong to other classes or parts.
     """
     torch.manual_seed(max(cfg.SEED, 0))
+    weights = cfg.MODEL.WEIGHTS if weights is None else weights
+    stored = read_checkpoint(weights) if weights else None
+    complete = cfg.clone()
+    complete.defrost()
+    complete.MODEL.DEVICE = device_of(cfg)
+    if stored is not None:
+        complete.MODEL.PART.BACKBONE.WEIGHTS = ""
     try:
-        model = build_model(cfg)
-    except (ValueError, KeyError) as error:
-        raise ConfigError(str(error)) from error
+        model = build_model(complete)
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"the model cannot be built: {error}") from error
     if not isinstance(model, PartClassifier):
         raise ConfigError(f"MODEL.META_ARCHITECTURE must be PartClassifier here, not {cfg.MODEL.META_ARCHITECTURE}")
-    if cfg.MODEL.WEIGHTS:
-        load_weights(model, read_checkpoint(cfg.MODEL.WEIGHTS)["model"], cfg.MODEL.WEIGHTS)
-        logger.info("Weights of the whole model from %s", cfg.MODEL.WEIGHTS)
+    if stored is not None:
+        check_names(model, stored, weights)
+        load_weights(model, stored["model"], weights)
+        logger.info("Weights of the whole model from %s", weights)
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.PART.CHANNELS_LAST else model
 
 
@@ -73,6 +89,50 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "ADAMW":
         return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
     raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {solver.OPTIMIZER!r}")
+
+
+def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[str, Any]]) -> int:
+    """Number of training images whose part labels the part term uses.
+
+    Raises:
+        ConfigError: the part term has a weight and not one image to learn from: a part model without parts.
+    """
+    supervision = cfg.MODEL.PART.EXTRACTOR.SUPERVISION
+    usable = sum(is_supervised(record, supervision) for record in records)
+    if model.extractor is not None and model.part_loss_weight > 0 and not usable:
+        raise ConfigError(
+            f"MODEL.PART.LOSS_WEIGHT is {model.part_loss_weight}, but none of the {len(records)} training images has "
+            f"part labels that MODEL.PART.EXTRACTOR.SUPERVISION {supervision} can use; try auto or box, or weight 0"
+        )
+    return usable
+
+
+def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> None:
+    """Refuse attacks on a model whose label does not depend on the image (the oracle extractor).
+
+    Raises:
+        ConfigError: naming the key to change.
+    """
+    if model.attackable:
+        return
+    if training and cfg.ADVERSARY.OBJECTIVE != "clean":
+        raise ConfigError("the oracle extractor does not look at the image: set ADVERSARY.OBJECTIVE clean")
+    if any(perturbation.threat is not None for perturbation in perturbations_of(cfg)):
+        raise ConfigError(
+            "the oracle extractor does not look at the image: set ROBUST_EVAL.PERTURBATIONS \"[{'name': 'clean'}]\""
+        )
+
+
+def perturbations_of(cfg: CfgNode) -> list[Perturbation]:
+    """The perturbations of ``ROBUST_EVAL``.
+
+    Raises:
+        ConfigError: one is wrong.
+    """
+    try:
+        return build_perturbations(cfg.ROBUST_EVAL.PERTURBATIONS)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: {error}") from error
 
 
 def threat_model(cfg: CfgNode) -> ThreatModel:
@@ -122,13 +182,17 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
         return None
     dataset = load_dataset(cfg, cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
     records = subset(dataset.records, cfg.ADVERSARY.VALIDATION_IMAGES, seed=0)
-    mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=False)
+    # Only the oracle's label depends on the part maps.
+    maps_needed = isinstance(model, PartClassifier) and not model.attackable
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=maps_needed)
     attack = None
     if cfg.ADVERSARY.OBJECTIVE != "clean":
         attack = PGD(threat_model(cfg), cfg.ADVERSARY.VALIDATION_STEPS)
 
     def measure() -> ValidationResult:
-        loader = build_test_loader(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE)
+        loader = build_test_loader(
+            records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS
+        )
         return validate(model, loader, attack)
 
     return measure

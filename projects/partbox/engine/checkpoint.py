@@ -60,6 +60,22 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     model.load_state_dict(dict(state))
 
 
+def check_names(model: nn.Module, contents: Mapping[str, Any], source: str) -> None:
+    """Compare the classes and parts that a checkpoint was made for with the model's.
+
+    Weights of as many classes in another order would load and give wrong labels.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    for key in ("class_names", "part_names"):
+        own, stored = list(getattr(model, key, ())), contents.get(key)
+        if stored is not None and list(stored) != own:
+            raise CheckpointError(
+                f"{source} was made for other {key.replace('_', ' ')} (or another order): {stored[:4]} ..."
+            )
+
+
 class RunCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with atomic writes; only partbox's own runs are loaded through it."""
 
@@ -99,5 +115,9 @@ class RunCheckpointer(DetectionCheckpointer):
 
 
 def save_weights(path: str | Path, model: nn.Module, **facts: Any) -> None:
-    """Write the weights alone (for evaluation and as a start for other runs), with plain ``facts`` beside them."""
-    write_atomically(path, lambda file: torch.save({"model": model.state_dict(), **facts}, file))
+    """Write the weights alone, for evaluation and as a start for other runs.
+
+    Names of classes and parts, where the model has them, and plain ``facts`` stand beside them.
+    """
+    names = {key: list(getattr(model, key)) for key in ("class_names", "part_names") if hasattr(model, key)}
+    write_atomically(path, lambda file: torch.save({"model": model.state_dict(), **names, **facts}, file))

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.solver import build_lr_scheduler
 
+from partbox.data import PartDatasetError
 from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.modeling import PartClassifier
 
-from .build import build_classifier, build_objective, build_optimizer
-from .evaluate import perturbations_of
+from .build import (
+    build_classifier,
+    build_objective,
+    build_optimizer,
+    build_training_batches,
+    build_validation,
+    check_attackable,
+    check_supervision,
+    perturbations_of,
+)
+from .checks import ConfigError
 from .objectives import PGDObjective
 from .setup import load_dataset
 
@@ -29,15 +40,18 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
     """Build and check datasets, model, optimizer and perturbations; the configuration and its cost as text."""
     test = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     lines = []
+    model = build_classifier(cfg)
+    check_attackable(cfg, model, training=not eval_only)
     if not eval_only:
         train = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        if cfg.DATASETS.VALIDATION:
-            load_dataset(cfg, cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
+        _try_training(cfg, model, train.records)
+        supervised = check_supervision(cfg, model, train.records)
         epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / len(train.records)
         lines.append(f"training images: {len(train.records)}, iterations: {cfg.SOLVER.MAX_ITER} ({epochs:.1f} epochs)")
+        lines.append(
+            f"training images with part labels that are used: {supervised if model.extractor is not None else 0}"
+        )
         lines.append(f"training cost: {training_passes(cfg):,} forward-backward passes over an image")
-    model = build_classifier(cfg)
-    build_optimizer(cfg, model)
     _try_one_image(cfg, model, test.records[0])
     images = len(subset(test.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED))
     lines.append(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
@@ -46,6 +60,22 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
     for perturbation in perturbations_of(cfg):
         lines.append(f"  {perturbation.name}: at most {perturbation.passes * images:,} passes over an image")
     return f"{cfg.dump()}\nPlan\n" + "\n".join(lines)
+
+
+def _try_training(cfg: CfgNode, model: PartClassifier, records: list[dict]) -> None:
+    """Build everything that training needs, and load one batch.
+
+    Raises:
+        ConfigError: something cannot be built.
+    """
+    try:
+        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+        build_validation(cfg, model)
+        next(iter(build_training_batches(cfg, records)))
+    except (ValueError, KeyError, IndexError) as error:
+        if isinstance(error, ConfigError | PartDatasetError):
+            raise
+        raise ConfigError(str(error)) from error
 
 
 def _try_one_image(cfg: CfgNode, model: PartClassifier, record: dict) -> None:

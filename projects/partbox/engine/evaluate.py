@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -19,28 +18,33 @@ from detectron2.evaluation import DatasetEvaluator
 
 from partbox.data.loader import build_test_loader, subset
 from partbox.data.mapper import PartDatasetMapper
-from partbox.evaluation import Perturbation, build_perturbations, evaluate
+from partbox.evaluation import evaluate
 from partbox.evaluation.evaluators import PartSegmentationEvaluator
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.records import write_records
 from partbox.files import write_text
 from partbox.modeling import PartClassifier
 
+from .build import perturbations_of
 from .examples import save_examples
-from .setup import ConfigError, load_dataset
+from .run_folder import config_hash
+from .setup import load_dataset
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-PACKAGES = ("partbox", "torch", "torchvision", "timm", "numpy", "pillow", "torchmetrics", "pycocotools")
-
-
-def config_hash(cfg: CfgNode) -> str:
-    """Digest of everything that decides the numbers: the configuration without its output folder and device."""
-    copy = cfg.clone()
-    copy.defrost()
-    copy.OUTPUT_DIR = copy.MODEL.DEVICE = ""
-    return hashlib.sha256(copy.dump().encode()).hexdigest()[:16]
+PACKAGES = (
+    "partbox",
+    "detectron2",
+    "sal-detectron2",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "torchmetrics",
+    "pycocotools",
+)
 
 
 def versions() -> dict[str, str]:
@@ -50,16 +54,8 @@ def versions() -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed as a package"
+            continue
     return found
-
-
-def perturbations_of(cfg: CfgNode) -> list[Perturbation]:
-    """The perturbations of ``ROBUST_EVAL``; raises ConfigError where one is wrong."""
-    try:
-        return build_perturbations(cfg.ROBUST_EVAL.PERTURBATIONS)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: {error}") from error
 
 
 def evaluate_and_save(cfg: CfgNode, model: PartClassifier, *, weights: str, keep_examples: int = 8) -> dict[str, Any]:
@@ -76,10 +72,15 @@ def evaluate_and_save(cfg: CfgNode, model: PartClassifier, *, weights: str, keep
     dataset = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     records = subset(dataset.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
-    loader = build_test_loader(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE)
+    loader = build_test_loader(
+        records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS
+    )
     evaluators: list[DatasetEvaluator] = []
-    if model.extractor is not None and model.level == "part":
-        evaluators = [PartSegmentationEvaluator(model.part_names), PartBoxEvaluator(records, model.part_names)]
+    if model.extractor is not None:
+        names = {"part": model.part_names, "object": model.class_names, "fg": ("foreground",)}[model.level]
+        evaluators.append(PartSegmentationEvaluator(names, model.level_map))
+        if model.level == "part":
+            evaluators.append(PartBoxEvaluator(records, model.part_names))
     outcome = evaluate(
         model,
         loader,
@@ -96,7 +97,7 @@ def evaluate_and_save(cfg: CfgNode, model: PartClassifier, *, weights: str, keep
         "command": sys.argv,
         "dataset": {"name": cfg.DATASETS.TEST[0], "images": len(records), "of": len(dataset.records)},
         "weights": weights,
-        "seeds": {"training": cfg.SEED, "evaluation": cfg.ROBUST_EVAL.SEED},
+        "seeds": {"training": max(cfg.SEED, 0), "evaluation": cfg.ROBUST_EVAL.SEED},
         "config_hash": config_hash(cfg),
         "versions": versions(),
         "device": str(model.device),
@@ -107,7 +108,7 @@ def evaluate_and_save(cfg: CfgNode, model: PartClassifier, *, weights: str, keep
         "config": cfg.dump(),
     }
     write_records(folder / "records.jsonl", outcome.records)
-    write_text(folder / "results.json", json.dumps(results, indent=2))
+    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
     save_examples(folder / "examples.npz", outcome.examples, model.class_names)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from partbox.attacks import PGD, ThreatModel, attack_mode
@@ -78,7 +79,8 @@ class PGDObjective:
         images, targets = model.images_of(batch), model.targets_of(batch)
         if self.strength > 0:
             ids = [f"{iteration}|{sample['image_id']}" for sample in batch]
-            with attack_mode(model):
+            # In float16 the attack's gradient would underflow, and a blind attack looks like a robust model.
+            with attack_mode(model), torch.autocast(images.device.type, enabled=False):
                 images = self.attack_at(self.strength).perturb(
                     model.logits, images, targets.labels, image_ids=ids, seed=self.seed
                 )

@@ -1,12 +1,17 @@
-"""The folder of a run: what it holds, its log, its metrics."""
+"""The folder of a run: what it holds, its lock, its log, its metrics."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
@@ -14,7 +19,8 @@ from detectron2.utils.logger import setup_logger
 
 from partbox.files import write_lines, write_text
 
-from .setup import ConfigError, load_dataset
+from .checks import ConfigError
+from .setup import load_dataset
 
 METRICS = "metrics.json"
 
@@ -36,29 +42,100 @@ records.jsonl         one line an image and perturbation
 examples.png          clean and attacked images with the parts found
 """
 
+# What may change between the starts of one training run without changing what is trained.
+MAY_CHANGE = (
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "DATASETS.ROOT",
+    "DATASETS.TEST",
+    "DATALOADER.NUM_WORKERS",
+    "INPUT.VERIFY_IMAGES",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "ROBUST_EVAL",
+)
+# What does not decide the numbers of an evaluation.
+NO_EFFECT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATASETS.ROOT", "DATALOADER.NUM_WORKERS", "INPUT.VERIFY_IMAGES")
 
-def open_run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Start the log and write the configuration; complete its names from the dataset first.
+
+def _flat(node: dict, without: tuple[str, ...], prefix: str = "") -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if name in without:
+            continue
+        values.update(_flat(value, without, f"{name}.") if isinstance(value, dict) else {name: value})
+    return values
+
+
+def _plain(cfg: CfgNode) -> dict:
+    """The configuration as it comes back from its file."""
+    return yaml.safe_load(cfg.dump())
+
+
+def config_hash(cfg: CfgNode) -> str:
+    """Digest of the configuration without what does not decide an evaluation's numbers."""
+    text = json.dumps(_flat(_plain(cfg), NO_EFFECT), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_same_run(folder: Path, cfg: CfgNode) -> None:
+    """Refuse to continue a run with another configuration."""
+    stored = _flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), MAY_CHANGE)
+    now = _flat(_plain(cfg), MAY_CHANGE)
+    changed = [key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)]
+    if changed:
+        shown = "; ".join(f"{key} was {stored.get(key)!r}, is {now.get(key)!r}" for key in changed[:3])
+        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(
+            f"{folder} holds a run with another configuration ({shown}{more}): continue with the same one, choose "
+            "another OUTPUT_DIR, or delete the folder to start anew"
+        )
+
+
+def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Refuse to mix runs in one folder."""
+    results = folder / "results.json"
+    if eval_only:
+        if results.exists() and json.loads(results.read_text(encoding="utf-8")).get("config_hash") != config_hash(cfg):
+            raise ConfigError(
+                f"{folder} holds the results of another evaluation or training run: choose another OUTPUT_DIR"
+            )
+        return
+    if (folder / "last_checkpoint").exists():
+        if not resume:
+            raise ConfigError(
+                f"{folder} holds a training run already: add --resume to continue it, or choose another OUTPUT_DIR"
+            )
+        _check_same_run(folder, cfg)
+
+
+@contextmanager
+def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Iterator[Path]:
+    """Lock the folder, start the log and write the configuration, its names completed from the dataset.
 
     Raises:
-        ConfigError: the folder holds another training run and ``--resume`` was not given.
+        ConfigError: another process writes to the folder, or it holds another run.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    if not eval_only and not resume and (folder / "last_checkpoint").exists():
-        raise ConfigError(
-            f"{folder} holds a training run already: add --resume to continue it, or choose another OUTPUT_DIR"
-        )
-    names = cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN
-    load_dataset(cfg, names, "DATASETS.TEST" if eval_only else "DATASETS.TRAIN")
+    what = "TEST" if eval_only else "TRAIN"
+    load_dataset(cfg, cfg.DATASETS[what], f"DATASETS.{what}")
+    _check_folder(folder, cfg, resume=resume, eval_only=eval_only)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("detectron2", "fvcore", "partbox"):
-        setup_logger(str(folder), name=name)
-    write_text(folder / "README.txt", CONTENTS)
-    config = "config_evaluation.yaml" if eval_only else "config.yaml"
-    write_text(folder / config, cfg.dump())
-    write_text(folder / "environment.txt", collect_env_info() + "\n")
-    with open(folder / "command.txt", "a", encoding="utf-8") as file:
-        file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {' '.join(sys.argv)}\n")
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"another process is writing to {folder}: wait for it, or choose another OUTPUT_DIR"
+            ) from None
+        for name in ("detectron2", "fvcore", "partbox"):
+            setup_logger(str(folder), name=name)
+        write_text(folder / "README.txt", CONTENTS)
+        write_text(folder / ("config_evaluation.yaml" if eval_only else "config.yaml"), cfg.dump())
+        write_text(folder / "environment.txt", collect_env_info() + "\n")
+        with open(folder / "command.txt", "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {' '.join(sys.argv)}\n")
+        yield folder
 
 
 def _drop_metrics_from(path: Path, iteration: int) -> None:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from partbox.config import add_partbox_config
 from partbox.data import PartDataset, get_part_dataset
-from partbox.experiments import experiment_config
+from partbox.experiments import ExperimentError, experiment_config
+
+from .checks import ConfigError, check_config, value_of
 
 logger = logging.getLogger(__name__)
-
-
-class ConfigError(ValueError):
-    """The configuration names something that does not exist or contradicts itself."""
 
 
 def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -42,24 +39,49 @@ def _check_keys(cfg: CfgNode, names: Sequence[str], source: str) -> None:
             raise ConfigError(f"{source}: unknown configuration key {name}{hint}")
 
 
-def _keys_of_file(path: Path) -> list[str]:
-    """Dotted keys that a yaml file sets, without those of its base file."""
+def _values_of_file(path: Path) -> dict[str, Any]:
+    """Dotted keys and values that a yaml file and its base files set."""
 
-    def walk(node: dict, prefix: str) -> list[str]:
-        keys = []
+    def walk(node: dict, prefix: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
         for key, value in node.items():
-            if key == "_BASE_":
-                continue
-            keys += walk(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-        return keys
+            values.update(walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+        return values
 
+    if not path.is_file():
+        raise ConfigError(f"configuration file {path} does not exist")
     try:
-        contents = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        contents = CfgNode.load_yaml_with_base(str(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(contents, dict):
         raise ConfigError(f"{path} must be a mapping of configuration keys")
     return walk(contents, "")
+
+
+def _as_default(cfg: CfgNode, key: str, value: Any) -> Any:
+    """``value`` in the type of the key's default where nothing is lost: 1 for a float key, 0.03 for a text key."""
+    if isinstance(value, str):
+        try:
+            value = yaml.safe_load(value) if isinstance(value_of(cfg, key), float) else value
+        except yaml.YAMLError:
+            return value
+    default = value_of(cfg, key)
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return value
+
+
+def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
+    """Set dotted keys, refusing unknown ones."""
+    _check_keys(cfg, list(values), source)
+    for key, value in values.items():
+        # yacs reads text as a Python literal; text for a text key is quoted so that it stays text.
+        typed = _as_default(cfg, key, value)
+        quoted = isinstance(typed, str) and isinstance(value_of(cfg, key), str)
+        cfg.merge_from_list([key, repr(typed) if quoted else typed])
 
 
 def load_config(
@@ -81,21 +103,15 @@ def load_config(
         raise ConfigError(f"options are pairs KEY VALUE, but {options[-1]!r} stands alone")
     try:
         if config_file is not None:
-            if not Path(config_file).is_file():
-                raise ConfigError(f"configuration file {config_file} does not exist")
-            _check_keys(cfg, _keys_of_file(Path(config_file)), str(config_file))
-            cfg.merge_from_file(str(config_file))
+            _merge(cfg, _values_of_file(Path(config_file)), str(config_file))
         if experiment is not None:
-            cfg.merge_from_list([item for pair in experiment_config(experiment).items() for item in pair])
-        _check_keys(cfg, options[::2], "command line")
-        cfg.merge_from_list(list(options))
+            _merge(cfg, experiment_config(experiment), experiment)
+        _merge(cfg, dict(zip(options[::2], options[1::2], strict=True)), "command line")
+    except (ConfigError, ExperimentError):
+        raise
     except (KeyError, ValueError, AssertionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(str(error.args[0]) if error.args else str(error)) from error
-    if cfg.MODEL.DEVICE == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        cfg.MODEL.DEVICE = accelerator.type if accelerator is not None else "cpu"
+    check_config(cfg)
     return cfg
 
 

@@ -38,7 +38,7 @@ class PartTrainer(TrainerBase):
         optimizer: over the model's parameters.
         objective: gives the losses of a batch.
         seed: of dropout and everything else that draws from torch's global generator.
-        mixed_precision: run the update's forward pass in bfloat16 or float16.
+        mixed_precision: run the update's forward pass in bfloat16 or float16; attacks stay in full precision.
     """
 
     def __init__(

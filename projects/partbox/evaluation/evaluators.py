@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.evaluation import DatasetEvaluator
+from torch import Tensor
 from torch.nn import functional
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -20,11 +21,13 @@ class PartSegmentationEvaluator(DatasetEvaluator):
     (H, W) before the most probable part of each pixel is taken.
 
     Args:
-        part_names: of the P parts, without background.
+        part_names: of the P parts (or objects, or the foreground, after the part level), without background.
+        level_map: turns part maps into maps of the level's channels; None at level ``part``.
     """
 
-    def __init__(self, part_names: Sequence[str]) -> None:
+    def __init__(self, part_names: Sequence[str], level_map: Callable[[Tensor], Tensor] | None = None) -> None:
         self.names = ["background", *part_names]
+        self.level_map = level_map
         self.jaccard = MulticlassJaccardIndex(len(self.names), average="none", ignore_index=IGNORE)
         self.seen = torch.zeros(len(self.names), dtype=torch.bool)
         self.images = 0
@@ -37,6 +40,8 @@ class PartSegmentationEvaluator(DatasetEvaluator):
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         for sample, output in zip(inputs, outputs, strict=True):
             target = sample["part_map"].cpu()
+            if self.level_map is not None:
+                target = self.level_map(target)
             labelled = target[target != IGNORE]
             if not len(labelled):
                 continue

@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,9 +120,15 @@ class PartBoxEvaluator(COCOEvaluator):
             super().process([{"image_id": self._number[sample["image_id"]]}], [{"instances": scaled}])
 
     def evaluate(self) -> dict[str, Any] | None:
-        """AP figures in percent as detectron2 gives them, under ``part_box``; None without labelled boxes."""
+        """AP figures in percent as detectron2 gives them, under ``part_box``; None without labelled boxes.
+
+        A figure that COCO does not define (no label of that size or category) is None.
+        """
         if not self._boxes or not self._predictions:
             return None
         with contextlib.redirect_stdout(io.StringIO()):
             results = super().evaluate()
-        return {"part_box": {key: float(value) for key, value in results["bbox"].items()}}
+        found = any(entry["instances"] for entry in self._predictions)
+        # COCO has no value for sizes and categories without labels (None), and none at all where nothing was found (0).
+        values = {key: float(value) if found else 0.0 for key, value in results["bbox"].items()}
+        return {"part_box": {key: value if math.isfinite(value) else None for key, value in values.items()}}

@@ -40,7 +40,8 @@ class Perturbation:
         apply: called as an attack: ``(predict, images, labels, image_ids=, seed=) -> AttackResult``.
         settings: everything that defines it, as plain values for ``results.json``.
         threat: None for clean images.
-        passes: forward-backward passes over an image at most.
+        passes: passes over an image (forward, most of them backward too), unless an image leaves early because it is
+            fooled, or needs the margin's gradient as well because the loss has none.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Perturbation:
 
 
 def _clean(spec: dict[str, Any]) -> Perturbation:
-    return Perturbation("clean", no_attack, {"name": "clean"}, None, 1)
+    return Perturbation("clean", no_attack, {"name": "clean"}, None, 2)
 
 
 def _pgd(spec: dict[str, Any]) -> Perturbation:
@@ -72,7 +73,13 @@ def _pgd(spec: dict[str, Any]) -> Perturbation:
         "pixel_space": "RGB in [0, 1] at the network's input size",
         "keeps": "the best iterate and restart of each image",
     }
-    return Perturbation(f"pgd-{attack.steps} {threat}", attack, settings, threat, (attack.steps + 1) * attack.restarts)
+    name = f"pgd-{attack.steps}"
+    if attack.restarts > 1:
+        name += f"x{attack.restarts}"
+    if attack.loss != "ce":
+        name += f"-{attack.loss}"
+    passes = 1 + (attack.steps + 1) * attack.restarts + 1  # clean image, restarts, prediction on the result
+    return Perturbation(f"{name} {threat}", attack, settings, threat, passes)
 
 
 BUILDERS: dict[str, Callable[[dict[str, Any]], Perturbation]] = {"clean": _clean, "pgd": _pgd}

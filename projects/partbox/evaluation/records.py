@@ -31,7 +31,7 @@ class Record:
     label: int
     prediction: int
     fooled: bool
-    loss: float
+    loss: float | None
     queries: int
     distance: float
     zero_gradient: bool

@@ -118,10 +118,10 @@ def _records(
             prediction=output["label"],
             # A verdict that flips when the found image is seen again in another batch stays fooled: the attack won.
             fooled=bool(result.fooled[i]) or output["label"] != sample["label"],
-            loss=float(result.loss[i]),
+            loss=None if result.loss is None else float(result.loss[i]),
             queries=int(result.queries[i]),
             distance=distances[i],
-            zero_gradient=bool(result.zero_gradient[i]),
+            zero_gradient=result.zero_gradient is not None and bool(result.zero_gradient[i]),
         )
         for i, (sample, output) in enumerate(zip(batch, outputs, strict=True))
     ]

@@ -49,7 +49,8 @@ def validate(
     """Accuracy on clean and (with an attack) on attacked images; the model's mode is restored afterwards.
 
     Args:
-        model: a torch module with ``logits`` and ``images_of`` as :class:`partbox.modeling.PartClassifier` has them.
+        model: a torch module with ``logits``, ``logits_for`` and ``images_of`` as
+            :class:`partbox.modeling.PartClassifier` has them.
         batches: samples have ``image``, ``label`` and ``image_id``.
         attack: None measures clean accuracy only.
         seed: of the attack's random starts.
@@ -64,7 +65,7 @@ def validate(
             images = model.images_of(batch)
             labels = torch.tensor([sample["label"] for sample in batch], device=images.device)
             with torch.no_grad():
-                correct = model.logits(images).argmax(dim=1) == labels
+                correct = model.logits_for(batch)(images).argmax(dim=1) == labels
             if attack is not None:
                 ids = [sample["image_id"] for sample in batch]
                 kept = correct.nonzero().squeeze(1)

@@ -9,64 +9,97 @@ from typing import Any
 
 from tabulate import tabulate
 
-Runs = Mapping[str, Mapping[str, Any]]
+Run = Mapping[str, Any]
+Runs = Mapping[str, Run]
 
 
-def _threats(runs: Runs) -> list[str]:
-    """Threat models of all runs, in order of appearance."""
-    return list(dict.fromkeys(threat for run in runs.values() for threat in run["results"]["robust_accuracy"]))
+def robust_columns(run: Run) -> dict[str, float]:
+    """Robust accuracy of a run by threat model and the attacks that it was measured with.
+
+    Two runs share a column only if the same attacks were used: ``linf 8/255 (pgd-20)`` is not ``(pgd-100x5)``.
+    """
+    results = run["results"]
+    columns = {}
+    for threat, accuracy in results["robust_accuracy"].items():
+        attacks = [name.removesuffix(threat).strip() for name in results["by_perturbation"] if name.endswith(threat)]
+        columns[f"{threat} ({', '.join(attacks)})"] = accuracy
+    return columns
+
+
+def _columns(runs: Runs) -> list[str]:
+    """Columns of all runs, in order of appearance."""
+    return list(dict.fromkeys(column for run in runs.values() for column in robust_columns(run)))
+
+
+def _check_same_images(runs: Runs) -> None:
+    seen = {(run["dataset"]["name"], run["dataset"]["images"]) for run in runs.values()}
+    if len(seen) > 1:
+        found = ", ".join(f"{name} ({images} images)" for name, images in sorted(seen))
+        raise ValueError(f"these runs were evaluated on different images, one table would mislead: {found}")
 
 
 def results_table(runs: Runs, style: str = "github") -> str:
     """One row a run: clean accuracy, robust accuracy under each threat model, part mIoU, images, seconds.
 
+    Warnings of the evaluations follow below the table.
+
     Args:
         runs: contents of ``results.json`` by the name of the run.
         style: of the ``tabulate`` package.
+
+    Raises:
+        ValueError: the runs were evaluated on different images.
     """
-    threats = _threats(runs)
-    rows = []
+    _check_same_images(runs)
+    columns = _columns(runs)
+    rows, notes = [], []
     for name, run in runs.items():
         results = run["results"]
         parts = results["by_perturbation"]["clean"].get("part_segmentation")
-        robust = [results["robust_accuracy"].get(threat) for threat in threats]
+        robust = robust_columns(run)
+        notes += [f"{name}: {warning}" for warning in results["warnings"]]
         rows.append(
             [
-                name,
+                name + (" (!)" if results["warnings"] else ""),
                 _percent(results["clean_accuracy"]),
-                *[_percent(value) for value in robust],
+                *[_percent(robust.get(column)) for column in columns],
                 _percent(parts["mIoU"]) if parts else "-",
                 results["images"],
                 f"{run['seconds']:.0f}",
             ]
         )
-    headers = ["model", "clean %", *[f"robust % ({threat})" for threat in threats], "part mIoU %", "images", "seconds"]
-    return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
+    headers = ["model", "clean %", *[f"robust % {column}" for column in columns], "part mIoU %", "images", "seconds"]
+    table = tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
+    return "\n".join([table, *([""] if notes else []), *[f"(!) {note}" for note in notes]])
 
 
 def seeds_table(runs: Runs, style: str = "github") -> str:
     """One row a model: mean and standard deviation (n - 1) of the accuracies over its runs ``MODEL-seedN``.
 
     Raises:
-        ValueError: a run is not named ``MODEL-seedN``.
+        ValueError: a run is not named ``MODEL-seedN``, or one of a model's runs lacks an attack that another one has.
     """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Run]] = {}
     for name, run in runs.items():
         match = re.fullmatch(r"(.+)-seed\d+", name)
         if not match:
             raise ValueError(f"run {name!r} is not named MODEL-seedN")
-        groups.setdefault(match.group(1), []).append(run["results"])
-    threats = _threats(runs)
-    rows = [
-        [
-            model,
-            len(results),
-            _mean_and_spread([entry["clean_accuracy"] for entry in results]),
-            *[_mean_and_spread([entry["robust_accuracy"][threat] for entry in results]) for threat in threats],
-        ]
-        for model, results in groups.items()
-    ]
-    headers = ["model", "seeds", "clean %", *[f"robust % ({threat})" for threat in threats]]
+        groups.setdefault(match.group(1), []).append(run)
+    columns = _columns(runs)
+    rows = []
+    for model, members in groups.items():
+        robust = [robust_columns(run) for run in members]
+        if any(values.keys() != robust[0].keys() for values in robust):
+            raise ValueError(f"the runs of {model} were not attacked in the same way")
+        rows.append(
+            [
+                model,
+                len(members),
+                _mean_and_spread([run["results"]["clean_accuracy"] for run in members]),
+                *[_mean_and_spread([values[c] for values in robust]) if c in robust[0] else "-" for c in columns],
+            ]
+        )
+    headers = ["model", "seeds", "clean %", *[f"robust % {column}" for column in columns]]
     return tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
 
 

@@ -62,8 +62,8 @@ class SegmenterExtractor(Extractor):
             num_classes=1 + num_channels,
             use_depthwise_separable_conv=head.USE_DEPTHWISE_SEPARABLE_CONV,
         )
-        # detectron2 starts these weights at a standard deviation of 0.001: hardly any gradient reaches the decoder then,
-        # and the masks stay at "background everywhere" for hundreds of iterations.
+        # detectron2 starts these weights at a standard deviation of 0.001: hardly any gradient reaches the decoder
+        # then, and the masks stay at "background everywhere" for hundreds of iterations.
         nn.init.kaiming_normal_(decoder.predictor.weight, nonlinearity="linear")
         return cls(decoder, num_channels)
 

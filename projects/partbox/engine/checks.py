@@ -1,0 +1,83 @@
+"""Ranges and choices of configuration values, checked together before any work starts."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+
+from partbox.data.image_files import VERIFY_LEVELS
+from partbox.data.part_map import SUPERVISIONS
+
+
+class ConfigError(ValueError):
+    """The configuration names something that does not exist or contradicts itself."""
+
+
+AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "ROBUST_EVAL.BATCH_SIZE")
+NOT_NEGATIVE = (
+    "ADVERSARY.CLEAN_ITERS",
+    "ADVERSARY.EPS_WARMUP_ITERS",
+    "ADVERSARY.VALIDATION_IMAGES",
+    "DATALOADER.NUM_WORKERS",
+    "ROBUST_EVAL.NUM_IMAGES",
+    "ROBUST_EVAL.SEED",
+    "TEST.EVAL_PERIOD",
+)
+CHOICES = {
+    "INPUT.VERIFY_IMAGES": VERIFY_LEVELS,
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.PART.EXTRACTOR.SUPERVISION": SUPERVISIONS,
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
+    "ADVERSARY.OBJECTIVE": ("clean", "pgd"),
+}
+
+
+def value_of(cfg: CfgNode, key: str) -> object:
+    """The value of a dotted key."""
+    for step in key.split("."):
+        cfg = cfg[step]
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse values out of range.
+
+    Raises:
+        ConfigError: naming the key, what it is and what it may be.
+    """
+    for least, keys in ((1, AT_LEAST_ONE), (0, NOT_NEGATIVE)):
+        for key in keys:
+            value = value_of(cfg, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{key} must be a whole number >= {least}, not {value!r}")
+    for key, choices in CHOICES.items():
+        if value_of(cfg, key) not in choices:
+            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not {value_of(cfg, key)!r}")
+    size = cfg.INPUT.SIZE
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 8 for side in size):
+        raise ConfigError(f"INPUT.SIZE must be (height, width), each a whole number of at least 8 pixels, not {size}")
+    if cfg.SOLVER.EMA.ENABLED and not 0 < cfg.SOLVER.EMA.DECAY < 1:
+        raise ConfigError(f"SOLVER.EMA.DECAY must lie in (0, 1), not {cfg.SOLVER.EMA.DECAY}")
+    if cfg.ADVERSARY.VALIDATION_STEPS < 1:
+        raise ConfigError(f"ADVERSARY.VALIDATION_STEPS must be at least 1, not {cfg.ADVERSARY.VALIDATION_STEPS}")
+    device_of(cfg)
+
+
+def device_of(cfg: CfgNode) -> str:
+    """The device that ``MODEL.DEVICE`` means; ``auto`` is an accelerator where there is one, else the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    name = cfg.MODEL.DEVICE
+    if name == "auto":
+        return accelerator.type if accelerator is not None else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"MODEL.DEVICE {name!r} is no device: {error}") from error
+    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
+        raise ConfigError(f"MODEL.DEVICE {name} is not available on this machine; use auto or cpu")
+    return name
