@@ -113,7 +113,7 @@ class House:
 
     def wait_for_log(self, text: str, process: subprocess.Popen[str]) -> None:
         log = Path(f"{self.venv}.log")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (log.is_file() and text in log.read_text(errors="replace")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline, f"{text!r} never came"
@@ -301,7 +301,7 @@ def test_half_installed_packages_are_put_back(house: House) -> None:
 
 def test_an_environment_cut_off_while_pip_was_installed_is_remade(house: House) -> None:
     (house.venv / MARKER).write_text(f"{house.venv}\n")
-    (house.venv / STAMP).unlink()
+    (house.venv / STAMP).unlink(missing_ok=True)
     shutil.rmtree(house.site_packages / "pip/_internal")
     done = house.complete()
     assert "of no use" in done.stdout
@@ -310,36 +310,36 @@ def test_an_environment_cut_off_while_pip_was_installed_is_remade(house: House) 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_goes_on_after_an_interruption(house: House, how: signal.Signals) -> None:
-    (house.venv / STAMP).unlink()
+    (house.venv / STAMP).unlink(missing_ok=True)
     (house.venv / MARKER).write_text(f"{house.venv}\n")
     process = house.start(DOLL_SLEEP="30")
     house.wait_for_log("importing torch\n", process)
     start = time.monotonic()
     os.killpg(process.pid, how)
-    _, error = process.communicate(timeout=10)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert ("Interrupted" in error) == (how != signal.SIGKILL)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # the sleep that was interrupted lasts 30
     assert (house.venv / MARKER).exists()
     assert not (house.venv / STAMP).exists()
     house.complete()
 
 
 def test_a_second_run_waits_for_the_first(house: House) -> None:
-    (house.venv / STAMP).unlink()
+    (house.venv / STAMP).unlink(missing_ok=True)
     (house.venv / MARKER).write_text(f"{house.venv}\n")
     first = house.start(DOLL_SLEEP="3")
     house.wait_for_log("importing torch\n", first)
     second = house.run()
     assert "waiting" in second.stdout
     assert "is complete" in second.stdout
-    first_output, first_error = first.communicate(timeout=30)
+    first_output, first_error = first.communicate(timeout=120)
     assert first.returncode == second.returncode == 0, first_error
     assert "Done" in first_output
 
 
 def test_an_import_that_fails_is_named(house: House) -> None:
-    (house.venv / STAMP).unlink()
+    (house.venv / STAMP).unlink(missing_ok=True)
     (house.venv / MARKER).write_text(f"{house.venv}\n")
     (house.root / "projects/partbox/__init__.py").write_text('import no_such_module\n__version__ = "0.1.0"\n')
     assert_refused(house.run(), "partbox cannot be imported", "No module named 'no_such_module'")

@@ -22,17 +22,22 @@ def part_colours(part_map: np.ndarray) -> np.ndarray:
     return colours
 
 
-def save_example_pictures(folder: str | Path) -> Path:
+def save_example_pictures(folder: str | Path, *, most_images: int = 8, most_perturbations: int = 4) -> Path:
     """Draw ``examples.png`` from ``examples.npz`` of a run's folder.
 
     One column an image; a row of images and, where the model finds parts, a row of parts for each perturbation. A
     title is green where the prediction is right.
+
+    Args:
+        folder: of the run.
+        most_images: columns at most.
+        most_perturbations: perturbations at most, in the order of the evaluation.
     """
     folder = Path(folder)
     with np.load(folder / EXAMPLES, allow_pickle=False) as stored:
-        names = [str(name) for name in stored["perturbations"]]
+        names = [str(name) for name in stored["perturbations"][:most_perturbations]]
         classes = [str(name) for name in stored["class_names"]]
-        labels = stored["labels"]
+        labels = stored["labels"][:most_images]
         groups = [{key: stored[f"{key}_{i}"] for key in _keys(stored, i)} for i in range(len(names))]
     rows = [(name, group, kind) for name, group in zip(names, groups, strict=True) for kind in _kinds(group)]
     count = len(labels)
@@ -40,7 +45,7 @@ def save_example_pictures(folder: str | Path) -> Path:
     grid = figure.subplots(len(rows), count, squeeze=False)
     for axes_row, (name, group, kind) in zip(grid, rows, strict=True):
         for column, axes in enumerate(axes_row):
-            axes.imshow(group["images"][column])
+            axes.imshow(group["images"][column], interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             if kind == "parts":
                 axes.imshow(part_colours(group["parts"][column]), interpolation="nearest")
@@ -51,7 +56,7 @@ def save_example_pictures(folder: str | Path) -> Path:
         axes_row[0].set_ylabel(f"{name}\n{kind}", fontsize=8)
     for column, axes in enumerate(grid[-1]):
         axes.set_xlabel(f"true: {classes[labels[column]]}", fontsize=8)
-    return save_figure(figure, folder / "examples.png")
+    return save_figure(figure, folder / "examples.png", dpi=80)
 
 
 def _keys(stored: Any, index: int) -> list[str]:

@@ -54,9 +54,9 @@ def save_learning_curves(folder: str | Path) -> Path | None:
     return save_figure(figure, folder / "learning_curves.png")
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, whole or not at all."""
+def save_figure(figure: Figure, path: Path, *, dpi: int = 110) -> Path:
+    """Write a figure as PNG with ``dpi`` pixels an inch, whole or not at all."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    figure.savefig(buffer, format="png", dpi=dpi)
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
     return path
