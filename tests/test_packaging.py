@@ -151,3 +151,16 @@ def test_the_licence_is_apache() -> None:
 def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(REPO / script, os.X_OK)
     subprocess.run(["bash", "-n", REPO / script], check=True)
+
+
+def test_missing_detectron2_is_explained_and_attacks_do_not_need_it():
+    code = (
+        "import sys; sys.modules['detectron2'] = None\n"
+        "from partbox.attacks import PGD\n"
+        "import partbox\n"
+        "for use in (partbox.register_all, lambda: partbox.load_part_dataset):\n"
+        "    try: use()\n"
+        "    except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("scripts/setup_env.sh") == 2, done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,22 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'partbox' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    with _explained_imports():
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+@contextmanager
+def _explained_imports() -> Iterator[None]:
+    """Say what to do where detectron2 is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "detectron2":
+            raise
+        raise ImportError(
+            "partbox needs detectron2, which is not installed here: run 'bash scripts/setup_env.sh' in the repository, "
+            "or install detectron2 from its official source (README, 'With an official detectron2')"
+        ) from error
 
 
 def register_all(root: str | Path | None = None) -> None:
@@ -49,7 +66,8 @@ def register_all(root: str | Path | None = None) -> None:
     Args:
         root: folder of the datasets; default ``$DETECTRON2_DATASETS``, else ``datasets_root``.
     """
-    from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+    with _explained_imports():
+        from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
     from .data import register_builtin_datasets
     from .modeling import PartClassifier
