@@ -27,7 +27,7 @@ export PYTHONWARNINGS="${PYTHONWARNINGS:-ignore}"
 START=$SECONDS
 
 # Both models at once, each on half of the cores: networks this small gain nothing from more threads.
-CORES="$(nproc)"
+CORES="$(env -u OMP_NUM_THREADS nproc)"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((CORES > 1 ? CORES / 2 : 1))}" OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 mkdir -p "$OUTPUT"
 "$VENV/bin/python" tools/make_example_data.py --output "${DETECTRON2_DATASETS:-datasets_root}/example" --workers "$CORES"
