@@ -102,6 +102,8 @@ class House:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A test run in the background of a shell ignores SIGINT, and so would the script that is to be interrupted.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def complete(self) -> subprocess.CompletedProcess[str]:
