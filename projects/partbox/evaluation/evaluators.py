@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.classification import MulticlassJaccardIndex
 
-IGNORE = -1
+from partbox.data.part_map import IGNORE
 
 
 class PartSegmentationEvaluator(DatasetEvaluator):

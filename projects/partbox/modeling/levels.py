@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from partbox.data.part_map import IGNORE
+
 LEVELS = ("part", "object", "fg")
-IGNORE = -1  # in part maps: a pixel without a label
 
 
 def level_of_parts(level: str, part_to_class: Sequence[int]) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .levels import IGNORE
+from partbox.data.part_map import IGNORE
 
 
 def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool) -> Tensor:

@@ -12,11 +12,13 @@ from detectron2.modeling import build_backbone
 from torch import Tensor, nn
 from torch.nn import functional
 
+from partbox.data.part_map import IGNORE
+
 from .build import build_extractor, build_head
 from .evidence import PartEvidence
 from .extractors import Extractor, ExtractorInputs
 from .heads import EvidenceHead, FeatureHead
-from .levels import IGNORE, LevelMap
+from .levels import LevelMap
 from .losses import part_loss
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
