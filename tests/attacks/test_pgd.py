@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from attack_networks import NORMS, arrays, reference_images, reference_network
 from torch import nn
 
 from partbox.attacks import PGD, AttackError, AttackResult, ThreatModel, attack_mode
@@ -242,32 +242,12 @@ def test_equals_the_reference_runs_of_torchattacks(shared, norm, eps):
     """PGD-20 without random start, step eps / 10, on the reference network: the same last iterate."""
     folder = shared / "fixtures" / "attacks"
     model = reference_network(folder)
-    with np.load(folder / "inputs.npz") as inputs:
-        images, labels = torch.from_numpy(inputs["x"][:100]), torch.from_numpy(inputs["y"][:100])
-    name = {"linf": "Linf", "l2": "L2"}[norm]
-    with np.load(folder / "adv" / f"at_{name}_{eps:.4f}_torchattacks_pgd-20_nostart_a=eps_over_10.npz") as stored:
-        expected = torch.from_numpy(stored[stored.files[0]])
+    images, labels = reference_images(folder)
+    file = folder / "adv" / f"at_{NORMS[norm]}_{eps:.4f}_torchattacks_pgd-20_nostart_a=eps_over_10.npz"
+    (expected,) = arrays(file).values()
     attack = PGD(ThreatModel(norm, eps), 20, eps / 10, random_start=False)
     with attack_mode(model):
         found = attack.perturb(model, images, labels, image_ids=list(range(100)), seed=0)
     torch.testing.assert_close(found, expected, atol=1e-5 if norm == "linf" else 1e-2, rtol=0)
     robust = int((model(found).argmax(1) == labels).sum())
     assert robust == int((model(expected).argmax(1) == labels).sum())
-
-
-def reference_network(folder) -> nn.Module:
-    """The reference network ``at`` (architecture net_a of the fixtures)."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 24, 3, 1, 1),
-        nn.ReLU(),
-        nn.Conv2d(24, 32, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(32, 48, 3, 2, 1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(768, 96),
-        nn.ReLU(),
-        nn.Linear(96, 10),
-    )
-    model.load_state_dict(torch.load(folder / "at.pt", weights_only=True))
-    return model.eval()

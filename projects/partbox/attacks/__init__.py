@@ -1,7 +1,23 @@
 """Attacks on any callable that maps images to logits; they never see a model of partbox."""
 
-from .base import AttackError, AttackResult, attack_mode
+from .apgd import APGD
+from .autoattack import AutoAttack
+from .base import Attack, AttackError, AttackResult, attack_mode
+from .fab import FAB
 from .pgd import PGD
+from .square import Square
 from .threat import ThreatModel, parse_eps
 
-__all__ = ["PGD", "AttackError", "AttackResult", "ThreatModel", "attack_mode", "parse_eps"]
+__all__ = [
+    "APGD",
+    "FAB",
+    "PGD",
+    "Attack",
+    "AttackError",
+    "AttackResult",
+    "AutoAttack",
+    "Square",
+    "ThreatModel",
+    "attack_mode",
+    "parse_eps",
+]

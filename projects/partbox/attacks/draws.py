@@ -48,3 +48,24 @@ def random_starts(
             noises.append(direction / direction.norm().clamp_min(1e-12) * radius)
     noise = torch.stack(noises).to(images)
     return threat.project(images, images + threat.eps * noise)
+
+
+def boundary_starts(
+    threat: ThreatModel, images: Tensor, image_ids: Sequence[ImageId], *, seed: int, restart: int
+) -> Tensor:
+    """A random image at distance eps (before pixels are clipped to [0, 1]) from each image, (B, C, H, W).
+
+    linf: uniform noise over its largest entry, so that at least one entry is at eps. l2: a Gaussian direction. Both as
+    AutoAttack starts APGD (Croce & Hein 2020).
+    """
+    shape = images.shape[1:]
+    noises = []
+    for image_id in image_ids:
+        generator = image_generator(seed, image_id, restart)
+        if threat.norm == "linf":
+            noise = torch.rand(shape, generator=generator) * 2 - 1
+            noises.append(noise / noise.abs().max().clamp_min(1e-12))
+        else:
+            noise = torch.randn(shape, generator=generator)
+            noises.append(noise / noise.norm().clamp_min(1e-12))
+    return (images + threat.eps * torch.stack(noises).to(images)).clamp(0.0, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partbox.attacks import PGD, AttackResult, ThreatModel
+from partbox.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, Square, ThreatModel
 from partbox.attacks.base import Predict, check_logits
-from partbox.attacks.objectives import cross_entropy
+from partbox.attacks.objectives import margin
 
-Attack = Callable[..., AttackResult]
+Apply = Callable[..., AttackResult]
 
 
 def no_attack(
@@ -26,7 +28,7 @@ def no_attack(
         images=images,
         fooled=logits.argmax(dim=1) != labels,
         queries=torch.ones(len(images), dtype=torch.int64),
-        loss=cross_entropy(logits, labels),
+        loss=margin(logits, labels),
         zero_gradient=torch.zeros(len(images), dtype=torch.bool),
     )
 
@@ -45,7 +47,7 @@ class Perturbation:
     """
 
     name: str
-    apply: Attack
+    apply: Apply
     settings: dict[str, Any]
     threat: ThreatModel | None
     passes: int
@@ -55,34 +57,40 @@ def _clean(spec: dict[str, Any]) -> Perturbation:
     return Perturbation("clean", no_attack, {"name": "clean"}, None, 2)
 
 
-def _pgd(spec: dict[str, Any]) -> Perturbation:
+ATTACKS: dict[str, Callable[..., Attack]] = {
+    "pgd": PGD,
+    "apgd": APGD,
+    "fab": FAB,
+    "square": Square,
+    "autoattack": AutoAttack,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {"pgd": {"steps": 20}}
+
+
+def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
     if "eps" not in spec:
-        raise ValueError("the perturbation pgd needs an eps, such as 8/255")
+        raise ValueError(f"the perturbation {name} needs an eps, such as 8/255")
     threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
-    options = {key: spec.pop(key) for key in ("steps", "step_size", "restarts", "random_start", "loss") if key in spec}
-    attack = PGD(threat, **{"steps": 20, **options})
+    known = inspect.signature(ATTACKS[name]).parameters
+    options = {key: spec.pop(key) for key in list(spec) if key in known and key != "threat"}
+    attack = ATTACKS[name](threat, **{**DEFAULTS.get(name, {}), **options})
     settings = {
-        "name": "pgd",
+        "name": name,
         "norm": threat.norm,
         "eps": threat.eps,
-        "steps": attack.steps,
-        "step_size": attack.step_size,
-        "restarts": attack.restarts,
-        "random_start": attack.random_start,
-        "loss": attack.loss,
+        **attack.settings,
         "pixel_space": "RGB in [0, 1] at the network's input size",
         "keeps": "the best iterate and restart of each image",
     }
-    name = f"pgd-{attack.steps}"
-    if attack.restarts > 1:
-        name += f"x{attack.restarts}"
-    if attack.loss != "ce":
-        name += f"-{attack.loss}"
-    passes = 1 + (attack.steps + 1) * attack.restarts + 1  # clean image, restarts, prediction on the result
-    return Perturbation(f"{name} {threat}", attack, settings, threat, passes)
+    return Perturbation(
+        f"{attack.name} {threat}", attack, settings, threat, attack.passes + 1
+    )  # + predicting the result
 
 
-BUILDERS: dict[str, Callable[[dict[str, Any]], Perturbation]] = {"clean": _clean, "pgd": _pgd}
+BUILDERS: dict[str, Callable[[dict[str, Any]], Perturbation]] = {
+    "clean": _clean,
+    **{name: functools.partial(_attack, name) for name in ATTACKS},
+}
 
 
 def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:

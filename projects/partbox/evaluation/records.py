@@ -20,7 +20,7 @@ class Record:
         label: true class index.
         prediction: class index on the perturbed image.
         fooled: the prediction is wrong.
-        loss: cross-entropy (or the attack's objective) on the perturbed image.
+        loss: margin of the logits on the perturbed image, positive when fooled.
         queries: forward passes that the perturbation spent.
         distance: size of the perturbation in the threat's norm, [0, 1] pixel space; 0 for clean.
         zero_gradient: the attack saw nothing but zero gradients.
