@@ -49,7 +49,7 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
-from partbox.engine.objectives import PGDObjective
+from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
@@ -99,7 +99,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
         [
             hooks.IterationTimer(),
             EpsWarmup(objective, clean_iters=cfg.ADVERSARY.CLEAN_ITERS, warmup_iters=cfg.ADVERSARY.EPS_WARMUP_ITERS)
-            if isinstance(objective, PGDObjective)
+            if isinstance(objective, AdversarialObjective)
             else None,
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
             averaging,

@@ -204,7 +204,7 @@ def test_validate_counts_robust_images_only_where_clean_is_right(model_and_batch
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["ADVERSARY.OBJECTIVE", "fgsm"], "clean, pgd"),
+        (["ADVERSARY.OBJECTIVE", "fgsm"], "one of clean, pgd"),
         (["ADVERSARY.EPS", "eight"], "8/255"),
         (["ADVERSARY.NORM", "l7"], "unknown norm"),
         (["ADVERSARY.STEPS", "0"], "steps"),

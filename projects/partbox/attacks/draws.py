@@ -50,6 +50,14 @@ def random_starts(
     return threat.project(images, images + threat.eps * noise)
 
 
+def gaussian_starts(
+    threat: ThreatModel, images: Tensor, image_ids: Sequence[ImageId], *, seed: int, deviation: float
+) -> Tensor:
+    """Each image plus Gaussian noise of a standard deviation in [0, 1] pixel space, projected; (B, C, H, W)."""
+    noises = [torch.randn(images.shape[1:], generator=image_generator(seed, one, 0)) for one in image_ids]
+    return threat.project(images, images + deviation * torch.stack(noises).to(images))
+
+
 def boundary_starts(
     threat: ThreatModel, images: Tensor, image_ids: Sequence[ImageId], *, seed: int, restart: int
 ) -> Tensor:

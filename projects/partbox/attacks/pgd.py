@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .base import Attack, AttackError, Predict, Search, ascend, check_inputs, forward, take, whole_numbers
 from .draws import ImageId, random_starts
-from .objectives import get_objective
+from .objectives import Objective, get_objective
 from .threat import ThreatModel, parse_eps
 
 
@@ -109,9 +109,26 @@ class PGD(Attack):
         return self.threat.project(images, candidates + self.step_size * self.threat.ascent_direction(gradient))
 
     def perturb(
-        self, predict: Predict, images: Tensor, labels: Tensor, *, image_ids: Sequence[ImageId], seed: int
+        self,
+        predict: Predict,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        image_ids: Sequence[ImageId],
+        seed: int,
+        objective: Objective | None = None,
+        starts: Tensor | None = None,
     ) -> Tensor:
         """``steps`` forward and input-gradient passes; the last iterate, (B, C, H, W). For training.
+
+        Args:
+            predict: see :meth:`Attack.__call__`.
+            images: (B, C, H, W) float in [0, 1].
+            labels: (B,) true classes.
+            image_ids: what the random draw of each image depends on.
+            seed: of the draws.
+            objective: what to maximise, (logits (B, K), labels (B,)) -> (B,); default: the attack's loss.
+            starts: (B, C, H, W) where to start; default: the attack's start.
 
         Raises:
             AttackError: see ``partbox.attacks.base``; also when no image of the batch has any gradient, since training
@@ -119,9 +136,10 @@ class PGD(Attack):
         """
         check_inputs(images, labels, image_ids)
         images = images.detach()
-        candidates = self._start(images, image_ids, seed, restart=0)
+        objective = objective or self.objective
+        candidates = self._start(images, image_ids, seed, restart=0) if starts is None else starts
         for _ in range(self.steps):
-            found = ascend(predict, self.objective, candidates, labels)
+            found = ascend(predict, objective, candidates, labels)
             if bool(found.zero.all()):
                 raise AttackError(
                     "the gradient is exactly zero for every image of the batch: the attack would be blind"

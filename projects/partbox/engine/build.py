@@ -22,8 +22,18 @@ from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
 
 from .checkpoint import check_names, load_weights, read_checkpoint
-from .checks import ConfigError, device_of
-from .objectives import CleanObjective, PGDObjective, TrainingObjective
+from .checks import OBJECTIVES, ConfigError, device_of
+from .objectives import (
+    AdversarialObjective,
+    CleanObjective,
+    MartObjective,
+    MixedObjective,
+    NoisyFGSMObjective,
+    PGDObjective,
+    TradesObjective,
+    TrainingObjective,
+)
+from .objectives.weight_perturbation import WeightPerturbation
 from .setup import load_dataset
 
 logger = logging.getLogger(__name__)
@@ -147,21 +157,47 @@ def build_objective(cfg: CfgNode) -> TrainingObjective:
         ConfigError: unknown objective or a setting out of range.
     """
     adversary = cfg.ADVERSARY
-    if adversary.OBJECTIVE == "clean":
-        return CleanObjective()
-    if adversary.OBJECTIVE != "pgd":
-        raise ConfigError(f"ADVERSARY.OBJECTIVE must be clean or pgd, not {adversary.OBJECTIVE!r}")
+    name = adversary.OBJECTIVE
     try:
-        step_size = None if adversary.STEP_SIZE == "" else parse_eps(adversary.STEP_SIZE, "ADVERSARY.STEP_SIZE")
-        return PGDObjective(
-            threat_model(cfg),
-            steps=adversary.STEPS,
-            step_size=step_size,
-            random_start=adversary.RANDOM_START,
-            seed=max(cfg.SEED, 0),
-        )
+        if name == "clean":
+            if adversary.AWP_GAMMA:
+                raise ValueError("AWP_GAMMA needs an adversarial OBJECTIVE, not clean")
+            return CleanObjective()
+        objective = _adversarial_objective(cfg)
+        if adversary.AWP_GAMMA:
+            objective.weight_perturbation = WeightPerturbation(adversary.AWP_GAMMA)
+        return objective
     except ValueError as error:
         raise ConfigError(f"ADVERSARY: {error}") from error
+
+
+def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:
+    """Raises ValueError for what does not fit."""
+    adversary = cfg.ADVERSARY
+    name, seed = adversary.OBJECTIVE, max(cfg.SEED, 0)
+    threat = threat_model(cfg)
+    if name in ("fgsm-rs", "n-fgsm") and adversary.STEPS != 1:
+        raise ValueError(f"{name} has one step: set STEPS 1, not {adversary.STEPS}")
+    if name == "n-fgsm":
+        if adversary.STEP_SIZE != "" or not adversary.RANDOM_START:
+            raise ValueError('n-fgsm steps by eps from random noise: leave STEP_SIZE "" and RANDOM_START True')
+        return NoisyFGSMObjective(threat, seed=seed)
+    attack: dict[str, Any] = {
+        "steps": adversary.STEPS,
+        "step_size": None if adversary.STEP_SIZE == "" else parse_eps(adversary.STEP_SIZE, "ADVERSARY.STEP_SIZE"),
+        "random_start": adversary.RANDOM_START,
+        "seed": seed,
+    }
+    if name in ("pgd", "fgsm-rs"):
+        return PGDObjective(threat, **attack)
+    weighted: dict[str, Callable[..., AdversarialObjective]] = {
+        "trades": TradesObjective,
+        "mart": MartObjective,
+        "mat": MixedObjective,
+    }
+    if name not in weighted:
+        raise ValueError(f"OBJECTIVE must be one of {', '.join(OBJECTIVES)}, not {name!r}")
+    return weighted[name](threat, beta=adversary.BETA, **attack)
 
 
 def build_training_batches(cfg: CfgNode, records: list[dict[str, Any]], start: int = 0) -> DataLoader:

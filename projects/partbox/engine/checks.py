@@ -23,13 +23,14 @@ NOT_NEGATIVE = (
     "ROBUST_EVAL.SEED",
     "TEST.EVAL_PERIOD",
 )
+OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm")
 CHOICES = {
     "INPUT.VERIFY_IMAGES": VERIFY_LEVELS,
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.PART.EXTRACTOR.SUPERVISION": SUPERVISIONS,
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
-    "ADVERSARY.OBJECTIVE": ("clean", "pgd"),
+    "ADVERSARY.OBJECTIVE": OBJECTIVES,
 }
 
 

@@ -22,18 +22,18 @@ from .build import (
     perturbations_of,
 )
 from .checks import ConfigError
-from .objectives import PGDObjective
+from .objectives import AdversarialObjective
 from .setup import load_dataset
 
 
 def training_passes(cfg: CfgNode) -> int:
-    """Forward-backward passes over single images of the whole training run, attack and update together."""
+    """Forward passes over single images of the whole training run, attack and update together; most have a backward."""
     batch, iterations = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER
     objective = build_objective(cfg)
-    if not isinstance(objective, PGDObjective):
-        return batch * iterations
+    if not isinstance(objective, AdversarialObjective):
+        return batch * iterations * objective.passes
     clean = min(cfg.ADVERSARY.CLEAN_ITERS, iterations)
-    return batch * (iterations + (iterations - clean) * objective.steps)
+    return batch * (clean + (iterations - clean) * objective.passes)
 
 
 def plan(cfg: CfgNode, *, eval_only: bool) -> str:

@@ -197,16 +197,21 @@ class PartClassifier(nn.Module):
     def losses(self, images: Tensor, targets: PartTargets) -> dict[str, Tensor]:
         """The two weighted terms of the training loss, ``loss_class`` and (with an extractor) ``loss_part``."""
         output = self.run(images, targets.part_maps)
-        classification = functional.cross_entropy(output.logits, targets.labels, label_smoothing=self.label_smoothing)
-        losses = {"loss_class": (1 - self.part_loss_weight) * classification}
-        if output.evidence is not None:
-            part = part_loss(
-                output.evidence.mask_logits,
-                self.level_map(targets.part_maps),
-                at_image_size=self.part_loss_at_image_size,
-            )
-            losses["loss_part"] = self.part_loss_weight * part
-        return losses
+        classification = self.classification_loss(output.logits, targets)
+        return {"loss_class": (1 - self.part_loss_weight) * classification, **self.part_losses(output, targets)}
+
+    def classification_loss(self, logits: Tensor, targets: PartTargets) -> Tensor:
+        """Mean cross-entropy of the class, without its weight; a number."""
+        return functional.cross_entropy(logits, targets.labels, label_smoothing=self.label_smoothing)
+
+    def part_losses(self, output: PartOutput, targets: PartTargets) -> dict[str, Tensor]:
+        """The weighted part term as ``loss_part``; nothing without an extractor."""
+        if output.evidence is None:
+            return {}
+        part = part_loss(
+            output.evidence.mask_logits, self.level_map(targets.part_maps), at_image_size=self.part_loss_at_image_size
+        )
+        return {"loss_part": self.part_loss_weight * part}
 
     def images_of(self, batch: Sequence[dict[str, Any]]) -> Tensor:
         """The batch's images, (B, 3, H, W) float RGB in [0, 1] on the model's device.

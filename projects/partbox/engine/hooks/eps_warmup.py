@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.engine import HookBase
 
-from ..objectives import PGDObjective
+from ..objectives import AdversarialObjective
 
 
 class EpsWarmup(HookBase):
@@ -16,7 +16,7 @@ class EpsWarmup(HookBase):
         warmup_iters: iterations from there to full strength; 0 = at once.
     """
 
-    def __init__(self, objective: PGDObjective, *, clean_iters: int, warmup_iters: int) -> None:
+    def __init__(self, objective: AdversarialObjective, *, clean_iters: int, warmup_iters: int) -> None:
         if clean_iters < 0 or warmup_iters < 0:
             raise ValueError("ADVERSARY.CLEAN_ITERS and ADVERSARY.EPS_WARMUP_ITERS must not be negative")
         self.objective, self.clean_iters, self.warmup_iters = objective, clean_iters, warmup_iters

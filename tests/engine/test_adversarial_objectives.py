@@ -1,0 +1,184 @@
+"""TRADES, MART, mixed and single-step training: values of the reference, and what reaches the update."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from attack_networks import arrays, reference_network
+from small_models import MODELS, small_config
+
+from partbox.attacks import PGD, ThreatModel
+from partbox.data.mapper import PartDatasetMapper
+from partbox.engine.build import build_classifier, build_objective
+from partbox.engine.checks import ConfigError
+from partbox.engine.objectives.losses import (
+    boosted_cross_entropy,
+    divergence,
+    mart_robust_loss,
+    trades_robust_loss,
+)
+from partbox.engine.objectives.weight_perturbation import WeightPerturbation
+
+NAMES = ("pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm")
+
+
+@pytest.fixture(params=["normal", "part_box"])
+def model_and_batch(request, example_dataset):
+    model = build_classifier(small_config(example_dataset, *MODELS[request.param])).train()
+    mapper = PartDatasetMapper.from_config(small_config(example_dataset, *MODELS["part_box"]), is_train=False)
+    return model, [mapper(record) for record in example_dataset.records[:8]]
+
+
+def objective(dataset, name: str, *options: str):
+    beta = "0.5" if name == "mat" else "6.0"
+    steps = "1" if "fgsm" in name else "3"
+    chosen = ["ADVERSARY.OBJECTIVE", name, "ADVERSARY.BETA", beta, "ADVERSARY.STEPS", steps, *options]
+    return build_objective(small_config(dataset, *chosen))
+
+
+@pytest.mark.parametrize("name", ["trades", "mart"])
+def test_losses_and_gradients_equal_the_reference(shared, name):
+    folder = shared / "fixtures" / "attacks"
+    stored = arrays(folder / "at_losses.npz")
+    model = reference_network(folder).requires_grad_(True)
+    images, labels = stored["images"], stored["labels"]
+    clean, adversarial = model(images), model(stored[f"{name}/adversarial"])
+    if name == "trades":
+        loss = torch.nn.functional.cross_entropy(clean, labels) + 6 * trades_robust_loss(clean, adversarial)
+    else:
+        loss = boosted_cross_entropy(adversarial, labels) + 6 * mart_robust_loss(clean, adversarial, labels)
+    torch.testing.assert_close(loss.detach(), stored[f"{name}/loss"], rtol=1e-5, atol=1e-5)
+    loss.backward()
+    for parameter, value in model.named_parameters():
+        if f"{name}/grad/{parameter}" in stored:
+            torch.testing.assert_close(value.grad, stored[f"{name}/grad/{parameter}"], rtol=1e-4, atol=1e-5)
+
+
+def test_inner_maximisation_of_trades_equals_the_reference(shared):
+    folder = shared / "fixtures" / "attacks"
+    stored, facts = arrays(folder / "trades.npz"), json.loads((folder / "trades.json").read_text())
+    for name in ("std", "at"):
+        model = reference_network(folder, name)
+        settings = facts[f"{name}|l_inf|beta6|"]
+        clean = model(stored["x"])
+        attack = PGD(ThreatModel("linf", settings["eps"]), 10, settings["step"])
+        found = attack.perturb(
+            model,
+            stored["x"],
+            stored["y"],
+            image_ids=range(32),
+            seed=0,
+            objective=lambda logits, _, clean=clean: divergence(clean, logits),
+            starts=stored["x"] + stored[f"{name}|l_inf|noise"],
+        )
+        expected = stored[f"{name}|l_inf|x_adv"]
+        # The sign of a gradient near zero may differ for single pixels.
+        assert float(((found - expected).abs() > 1e-4).float().mean()) < 5e-3
+        robust = float(trades_robust_loss(clean, model(found)))
+        assert robust == pytest.approx(settings["robust"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_update_learns_from_images_within_reach(model_and_batch, example_dataset, name):
+    """Parameters get finite gradients; what the last forward pass sees lies within eps (n-fgsm: 3 eps)."""
+    model, batch = model_and_batch
+    seen: list[tuple[torch.Tensor, bool]] = []
+    original = model.run
+    model.run = lambda images, *args, **kwargs: (
+        seen.append((images.detach().clone(), model.training)) or original(images, *args, **kwargs)
+    )
+    training = objective(example_dataset, name)
+    losses = training(model, batch, 0)
+    assert len(seen) == training.passes  # what --dry-run promises is what is spent
+    clean = model.images_of(batch)
+    eps = training.threat.eps * (3 if name == "n-fgsm" else 1)
+    change = (seen[-1][0] - clean).abs().amax(dim=(1, 2, 3))
+    assert seen[-1][1]
+    assert 0.5 * training.threat.eps < float(change.min()) <= float(change.max()) <= eps + 1e-6
+    if name == "n-fgsm":
+        assert float(change.max()) > 1.5 * training.threat.eps
+    assert ("loss_robust" in losses) == (name in ("trades", "mart", "mat"))
+    assert ("loss_part" in losses) == (model.extractor is not None)
+    sum(losses.values()).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "mat"])
+def test_clean_phase_is_clean_training(model_and_batch, example_dataset, name):
+    model, batch = model_and_batch
+    training = objective(example_dataset, name)
+    training.strength = 0.0
+    assert training.passes == 1
+    model.eval()
+    losses = training(model, batch, 0)
+    expected = model.losses(model.images_of(batch), model.targets_of(batch))
+    assert losses.keys() == expected.keys()
+    for key, value in losses.items():
+        torch.testing.assert_close(value, expected[key])
+
+
+def test_mixed_loss_is_a_mixture(model_and_batch, example_dataset):
+    model, batch = model_and_batch
+    model.eval()
+    only_adversarial = objective(example_dataset, "mat", "ADVERSARY.BETA", "1.0")(model, batch, 0)
+    plain = objective(example_dataset, "pgd")(model, batch, 0)
+    assert float(only_adversarial["loss_class"]) == 0
+    torch.testing.assert_close(only_adversarial["loss_robust"], plain["loss_class"])
+    only_clean = objective(example_dataset, "mat", "ADVERSARY.BETA", "0.0")(model, batch, 0)
+    clean = model.losses(model.images_of(batch), model.targets_of(batch))
+    torch.testing.assert_close(only_clean["loss_class"], clean["loss_class"])
+
+
+@pytest.mark.parametrize("name", ["pgd", "trades"])
+def test_moved_weights_hurt_and_leave_no_trace(model_and_batch, example_dataset, name):
+    """At the moved weights the loss is higher; weights stay, statistics move once, gradients are those of the copy."""
+    model, batch = model_and_batch
+    plain = objective(example_dataset, name)
+    moved = objective(example_dataset, name, "ADVERSARY.AWP_GAMMA", "0.01")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.eval()
+    lower, higher = (float(sum(one(model, batch, 0).values()).detach()) for one in (plain, moved))
+    assert higher > lower
+    model.train()
+    steps = moved.passes - plain.passes
+    assert steps == plain.update_passes
+    losses = moved(model, batch, 0)
+    for key, value in model.state_dict().items():
+        if "running" in key or "tracked" in key:
+            if key.endswith("num_batches_tracked"):
+                assert int(value - before[key]) == plain.update_passes
+        else:
+            assert torch.equal(value, before[key])
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_gradient_at_moved_weights_is_the_gradient_there():
+    """On loss = |w|^2 / 2 the gradient is w: at weights moved by gamma |w| along it, (1 + gamma) w."""
+    layer = torch.nn.Linear(3, 2, bias=False)
+    loss = WeightPerturbation(0.1)(lambda model: {"loss": model.weight.square().sum() / 2}, layer)
+    loss["loss"].backward()
+    torch.testing.assert_close(layer.weight.grad, 1.1 * layer.weight.detach())
+    with pytest.raises(ValueError, match="positive"):
+        WeightPerturbation(0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("mat", ["ADVERSARY.BETA", "6.0"], "share"),
+        ("trades", ["ADVERSARY.BETA", "-1.0"], "negative"),
+        ("trades", ["ADVERSARY.RANDOM_START", "False"], "RANDOM_START"),
+        ("n-fgsm", ["ADVERSARY.NORM", "l2"], "linf"),
+        ("n-fgsm", ["ADVERSARY.STEP_SIZE", "1/255"], "STEP_SIZE"),
+        ("fgsm-rs", ["ADVERSARY.STEPS", "10"], "set STEPS 1"),
+        ("clean", ["ADVERSARY.AWP_GAMMA", "0.01"], "adversarial OBJECTIVE"),
+        ("fgsm", [], "one of clean, pgd"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(example_dataset, name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        objective(example_dataset, name, *options)
