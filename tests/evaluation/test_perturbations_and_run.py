@@ -219,3 +219,52 @@ def test_part_iou_accumulates_over_the_dataset_not_over_batches():
     assert result["mIoU"] == pytest.approx(4 / 16)
     evaluator.reset()
     assert evaluator.evaluate() is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "passes"),
+    [
+        ({"name": "apgd"}, "apgd-ce linf 8/255", 1 + 101 + 1),
+        ({"name": "apgd", "loss": "dlr-targeted", "steps": 50}, "apgd-t linf 8/255", 1 + 9 * 51 + 1),
+        ({"name": "fab", "targeted": True, "targets": 3}, "fab-t linf 8/255", 1 + 3 * 200 + 1),
+        ({"name": "square", "queries": 100}, "square linf 8/255", 1 + 101 + 1),
+        ({"name": "autoattack"}, "autoattack linf 8/255", 1 + 101 + 909 + 1800 + 5001 + 1),
+        ({"name": "autoattack", "version": "rand"}, "autoattack-rand linf 8/255", 1 + 2 * 101 * 20 + 1),
+    ],
+)
+def test_attacks_are_built_with_their_settings_and_cost(spec, name, passes):
+    perturbation = build_perturbation({"eps": "8/255", **spec})
+    assert (perturbation.name, perturbation.passes) == (name, passes)
+    given = {key: value for key, value in spec.items() if key != "name"}
+    assert given.items() <= perturbation.settings.items()
+    assert json.loads(json.dumps(perturbation.settings)) == perturbation.settings
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"name": "apgd", "loss": "mse"}, "unknown loss"),
+        ({"name": "fab", "queries": 5}, "no setting 'queries'"),
+        ({"name": "square", "queries": 0}, "queries"),
+        ({"name": "autoattack", "version": "custom"}, "version"),
+        ({"name": "autoattack", "threat": "linf"}, "no setting 'threat'"),
+    ],
+)
+def test_wrong_attack_settings_are_refused(spec, words):
+    with pytest.raises(ValueError, match=words):
+        build_perturbation({"eps": "8/255", **spec})
+
+
+def test_an_ensemble_in_the_run_names_who_fooled_and_what_was_replaced(example_dataset):
+    """The run's records carry the ensemble's credit, and its notes reach the results."""
+    cfg = small_config(example_dataset, *MODELS["normal"])
+    model = build_classifier(cfg)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    loader = build_test_loader(example_dataset.records[:6], mapper, batch_size=4, workers=0)
+    spec = {"name": "apgd", "eps": "64/255", "steps": 3, "loss": "dlr-targeted", "targets": 2}
+    outcome = evaluate(model, loader, build_perturbations([CLEAN, spec]), progress=False)
+    attacked = [one for one in outcome.records if one.perturbation != "clean"]
+    assert {one.fooled_by for one in attacked if one.fooled} <= {"apgd-t", "clean"}
+    assert all(bool(one.fooled_by) == one.fooled for one in attacked)
+    assert all((one.loss > 0) == one.fooled for one in attacked)
+    assert outcome.results["by_perturbation"]["apgd-t linf 64/255"]["notes"] == []

@@ -24,6 +24,7 @@ class Record:
         queries: forward passes that the perturbation spent.
         distance: size of the perturbation in the threat's norm, [0, 1] pixel space; 0 for clean.
         zero_gradient: the attack saw nothing but zero gradients.
+        fooled_by: name of the attack of an ensemble that fooled it; ``clean`` where the clean image is misclassified.
     """
 
     image_id: int | str
@@ -35,6 +36,7 @@ class Record:
     queries: int
     distance: float
     zero_gradient: bool
+    fooled_by: str = ""
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:

@@ -69,6 +69,7 @@ def evaluate(
     records: list[Record] = []
     metrics: dict[str, Any] = {}
     seconds: dict[str, float] = {}
+    notes: dict[str, set[str]] = {}
     examples: dict[str, list[dict[str, Any]]] = {}
     together = DatasetEvaluators(list(evaluators))
     with attack_mode(model):
@@ -79,6 +80,7 @@ def evaluate(
             for batch in tqdm(batches, desc=perturbation.name, unit="batch", disable=not progress):
                 result, outputs = _one_batch(model, batch, perturbation, seed)
                 together.process(batch, outputs)
+                notes.setdefault(perturbation.name, set()).update(result.notes)
                 records += _records(batch, outputs, result, perturbation, model.images_of(batch))
                 for index in range(min(len(batch), keep_examples - len(kept))):
                     kept.append({"sample": batch[index], "image": result.images[index], **outputs[index]})
@@ -88,6 +90,7 @@ def evaluate(
     for perturbation in perturbations:
         entry = results["by_perturbation"][perturbation.name]
         entry.update(settings=perturbation.settings, seconds=seconds[perturbation.name])
+        entry["notes"] = sorted(notes[perturbation.name])
         entry.update(metrics[perturbation.name])
     return Evaluation(results, records, examples)
 
@@ -122,6 +125,7 @@ def _records(
             queries=int(result.queries[i]),
             distance=distances[i],
             zero_gradient=result.zero_gradient is not None and bool(result.zero_gradient[i]),
+            fooled_by=result.fooled_by[i] if result.fooled_by else "",
         )
         for i, (sample, output) in enumerate(zip(batch, outputs, strict=True))
     ]

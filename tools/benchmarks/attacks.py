@@ -1,0 +1,230 @@
+"""What our attacks cost beside other libraries', on the same networks and images, in one run.
+
+    python tools/benchmarks/attacks.py                     # PGD-10 and AutoAttack standard, linf
+    python tools/benchmarks/attacks.py --skip-autoattack   # a minute
+    python tools/benchmarks/attacks.py --images 64 --norm l2 --eps 0.5
+
+Two small networks are trained on generated images: one adversarially, one on clean images ("undefended"). PGD-10 is
+compared at its full budget (nobody leaves early) with the floor: as many forward and input-gradient passes with frozen
+parameters and nothing else. AutoAttack is compared with pyautoattack, which carries the official code: seconds and
+images that stay right. Every figure is the median of interleaved repeats; ratios above 1 mean that ours is faster.
+
+Other libraries are measured where they are installed:
+    pip install --no-deps torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from partbox.attacks import PGD, AutoAttack, ThreatModel, attack_mode
+from partbox.data.example import generate_example_dataset
+
+CLASSES = 11
+Run = Callable[[], Tensor]
+
+
+def main() -> int:
+    """Train the networks, measure, print the tables."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    logging.disable(logging.INFO)
+    train, test = example_images(args.train_images, args.images, args.size)
+    threat = ThreatModel(args.norm, args.eps)
+    networks = {
+        "adversarially trained": train_network(train, args, threat),
+        "undefended": train_network(train, args, None),
+    }
+    print(
+        f"{args.images} images of {args.size} x {args.size}, {threat}, {args.threads} thread(s), "
+        f"{args.repeats} repeats\n"
+    )
+    print(pgd_table(networks["adversarially trained"], test, threat, args.repeats))
+    if not args.skip_autoattack:
+        print("\n" + autoattack_table(networks, test, threat))
+    return 0
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=128, help="images to attack, one batch")
+    parser.add_argument("--size", type=int, default=32, help="pixels a side")
+    parser.add_argument("--train-images", type=int, default=2200)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
+    parser.add_argument("--eps", default="8/255")
+    parser.add_argument("--repeats", type=int, default=5, help="of PGD; AutoAttack runs once")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--skip-autoattack", action="store_true")
+    return parser.parse_args()
+
+
+def example_images(train: int, test: int, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Generated images (N, 3, size, size) in [0, 1] and labels (N,)."""
+    with tempfile.TemporaryDirectory(prefix="partbox-benchmark-") as folder:
+        root = Path(folder) / "example"
+        generate_example_dataset(root, num_images={"train": train, "test": test}, size=(size, size), workers=2)
+        return read_split(root, "train"), read_split(root, "test")
+
+
+def read_split(root: Path, split: str) -> tuple[Tensor, Tensor]:
+    """All images and labels of a split."""
+    document = json.loads((root / f"{split}.json").read_text())
+    classes = sorted(entry["id"] for entry in document["classes"])
+    pixels = [np.asarray(Image.open(root / "images" / image["file_name"])) for image in document["images"]]
+    labels = [classes.index(image["class_id"]) for image in document["images"]]
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 255, torch.tensor(labels)
+
+
+def new_network() -> nn.Module:
+    """A residual-free convolutional network with BatchNorm, 0.3 million parameters."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(512, CLASSES))
+
+
+def train_network(train: tuple[Tensor, Tensor], args: argparse.Namespace, threat: ThreatModel | None) -> nn.Module:
+    """A network in evaluation mode with frozen parameters, trained on clean or on PGD-2 images."""
+    torch.manual_seed(0)
+    model, (images, labels) = new_network(), train
+    steps = args.epochs * (len(images) // 50)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    attack = PGD(threat, 2, 1.25 * threat.eps / 2) if threat is not None else None
+    for step in tqdm(range(steps), desc="training " + ("adversarially" if attack else "on clean images"), leave=False):
+        rows = torch.randperm(len(images))[:50]
+        batch, target = images[rows], labels[rows]
+        if attack is not None:
+            with attack_mode(model):
+                ids = [f"{step}|{row}" for row in rows.tolist()]
+                batch = attack.perturb(model, batch, target, image_ids=ids, seed=0)
+        optimizer.zero_grad()
+        functional.cross_entropy(model.train()(batch), target).backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval().requires_grad_(False)
+
+
+def floor(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Tensor:
+    """Forward and input-gradient passes and nothing else."""
+    for _ in range(steps):
+        leaf = images.detach().requires_grad_(True)
+        torch.autograd.grad(functional.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
+    return images
+
+
+def pgd_runs(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel) -> dict[str, Run]:
+    """Every way to run PGD-10 with random start, step 2.5 eps / 10, away from the network's own answers."""
+    images = test[0]
+    with torch.no_grad():
+        labels = model(images).argmax(1)  # nobody is wrong from the start, so every library attacks every image
+    last = images.contiguous(memory_format=torch.channels_last)
+    attack = PGD(threat, 10)
+    ids = range(len(images))
+    runs: dict[str, Run] = {
+        "floor: 10 forward + input-gradient passes": lambda: floor(model, images, labels, 10),
+        "partbox": lambda: attack.perturb(model, images, labels, image_ids=ids, seed=0),
+        "partbox, channels last": lambda: attack.perturb(model, last, labels, image_ids=ids, seed=0),
+    }
+    if importlib.util.find_spec("torchattacks"):
+        import torchattacks
+
+        kind, radius = ("PGD", {"eps": threat.eps}) if threat.norm == "linf" else ("PGDL2", {"eps": threat.eps})
+        peer = getattr(torchattacks, kind)(model, alpha=attack.step_size, steps=10, random_start=True, **radius)
+        runs["torchattacks"] = lambda: peer(images, labels)
+    if importlib.util.find_spec("foolbox"):
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        kind = "LinfPGD" if threat.norm == "linf" else "L2PGD"
+        box = getattr(foolbox.attacks, kind)(abs_stepsize=attack.step_size, steps=10)
+        runs["foolbox"] = lambda: box(wrapped, images, labels, epsilons=threat.eps)[1]
+    if importlib.util.find_spec("pyautoattack"):
+        from pyautoattack.autopgd_base import APGDAttack
+
+        official = APGDAttack(
+            model, n_iter=10, n_restarts=1, eps=threat.eps, norm="Linf" if threat.norm == "linf" else "L2", device="cpu"
+        )
+        runs["pyautoattack (APGD, 10 steps)"] = lambda: official.perturb(images, labels)
+    return runs
+
+
+def pgd_table(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel, repeats: int) -> str:
+    """Seconds of each library, relative to the floor and to ours."""
+    runs = pgd_runs(model, test, threat)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    robust = {}
+    for repeat in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            found = run()
+            if repeat:  # the first warms up
+                seconds[name].append(time.perf_counter() - start)
+            with torch.no_grad():
+                robust[name] = int((model(found).argmax(1) == model(test[0]).argmax(1)).sum())
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    base = next(iter(median.values()))
+    rows = [
+        [name, value, value / base, value / median["partbox"], robust[name] if i else "-"]
+        for i, (name, value) in enumerate(median.items())
+    ]
+    headers = ["PGD-10, full budget", "s", "x floor", "x partbox", "answer stays"]
+    return tabulate(rows, headers, tablefmt="github", floatfmt=("", ".3f", ".2f", ".2f"))
+
+
+def autoattack_table(networks: dict[str, nn.Module], test: tuple[Tensor, Tensor], threat: ThreatModel) -> str:
+    """AutoAttack standard on each network."""
+    images, labels = test
+    rows = []
+    for network, model in networks.items():
+        runs: dict[str, Callable[[], int]] = {
+            "partbox": lambda model=model: count(AutoAttack(threat), model, images, labels),
+            "partbox, channels last": lambda model=model: count(
+                AutoAttack(threat), model, images.contiguous(memory_format=torch.channels_last), labels
+            ),
+        }
+        if importlib.util.find_spec("pyautoattack"):
+            from pyautoattack import AutoAttack as Official
+
+            official = Official(model, norm="Linf" if threat.norm == "linf" else "L2", eps=threat.eps, seed=0)
+            runs["pyautoattack"] = lambda model=model, official=official: int(
+                (model(official.run_standard_evaluation(images, labels, batch_size=len(images))[0]).argmax(1) == labels)
+                .sum()
+                .item()
+            )
+        measured = {}
+        for name, run in runs.items():
+            start = time.perf_counter()
+            robust = run()
+            measured[name] = (time.perf_counter() - start, robust)
+        ours = measured["partbox"][0]
+        rows += [[network, name, *values, values[0] / ours] for name, values in measured.items()]
+    headers = ["network", "AutoAttack standard", "s", "still right", "x partbox"]
+    return tabulate(rows, headers, tablefmt="github", floatfmt=("", "", ".1f", "", ".2f"))
+
+
+def count(attack: AutoAttack, model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Images that stay right."""
+    return int((~attack(model, images, labels, image_ids=range(len(images))).fooled).sum())
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
