@@ -35,6 +35,7 @@ from partbox.engine.build import (
     build_classifier,
     build_objective,
     build_optimizer,
+    build_overfitting_probe,
     build_training_batches,
     build_validation,
     check_attackable,
@@ -46,6 +47,7 @@ from partbox.engine.checks import ConfigError
 from partbox.engine.dry_run import plan
 from partbox.engine.evaluate import evaluate_and_save
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
+from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfitting
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
@@ -93,6 +95,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     validation = (
         ValidationUnderAttack(measure, period=cfg.TEST.EVAL_PERIOD, settled=settled) if measure is not None else None
     )
+    probe = build_overfitting_probe(cfg, model, objective, dataset.records)
     trainer = PartTrainer(model, optimizer, objective, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED)
     checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
     trainer.register_hooks(
@@ -103,6 +106,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
             else None,
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
             averaging,
+            CatastrophicOverfitting(probe, period=cfg.ADVERSARY.PROBE_PERIOD) if probe is not None else None,
             validation,
             BestWeights(cfg.OUTPUT_DIR, kept, validation),
             hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),

@@ -121,6 +121,8 @@ def _add_adversary(cfg: CfgNode) -> None:
     adversary.AWP_GAMMA = 0.0  # move each layer's weights by this share of its norm against the update (AWP); 0 = off
     adversary.CLEAN_ITERS = 0  # iterations trained on clean images first
     adversary.EPS_WARMUP_ITERS = 0  # iterations after the clean ones in which eps grows from 0 to EPS
+    # Single-step training: iterations between two looks whether PGD still finds the model robust; 0 = never.
+    adversary.PROBE_PERIOD = 100
     adversary.VALIDATION_STEPS = 10  # PGD steps of the validation attack
     adversary.VALIDATION_IMAGES = 500  # at most so many images of the validation dataset; 0 = all
 

@@ -39,6 +39,9 @@ from .setup import load_dataset
 logger = logging.getLogger(__name__)
 
 
+PROBED_IMAGES = 64
+
+
 def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier:
     """The model of the configuration, initialised from ``cfg.SEED``.
 
@@ -210,6 +213,29 @@ def build_training_batches(cfg: CfgNode, records: list[dict[str, Any]], start: i
         start=start,
         workers=cfg.DATALOADER.NUM_WORKERS,
     )
+
+
+def build_overfitting_probe(
+    cfg: CfgNode, model: PartClassifier, objective: TrainingObjective, records: list[dict[str, Any]]
+) -> Callable[[], tuple[float, float]] | None:
+    """A function that measures accuracy under the training attack and under PGD on a few training images.
+
+    None where training does not rest on a single step, or ``ADVERSARY.PROBE_PERIOD`` is 0. Both attack at full eps.
+    """
+    single = isinstance(objective, AdversarialObjective) and objective.steps == 1
+    if not single or not cfg.ADVERSARY.PROBE_PERIOD:
+        return None
+    assert isinstance(objective, AdversarialObjective)
+    probed = subset(records, PROBED_IMAGES, seed=0)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=not model.attackable)
+    batches = list(build_test_loader(probed, mapper, batch_size=PROBED_IMAGES, workers=0))
+    step = PGD(objective.threat, 1, min(objective.step_size, objective.threat.eps), random_start=False)
+    thorough = PGD(objective.threat, 10)
+
+    def measure() -> tuple[float, float]:
+        return validate(model, batches, step).robust_accuracy, validate(model, batches, thorough).robust_accuracy
+
+    return measure
 
 
 def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationResult] | None:
