@@ -62,6 +62,29 @@ def run(example_root, monkeypatch):
     forget()
 
 
+@pytest.mark.parametrize(
+    ("options", "logged"),
+    [
+        (["trades", "ADVERSARY.AWP_GAMMA", "0.01"], "loss_robust"),
+        (["mart"], "loss_robust"),
+        (["mat", "ADVERSARY.BETA", "0.5"], "loss_robust"),
+        (["n-fgsm", "ADVERSARY.PROBE_PERIOD", "4"], "probe/pgd_accuracy"),
+    ],
+)
+def test_every_objective_and_attack_works_from_the_command_line(run, tmp_path, options, logged):
+    attacks = [
+        {"name": "apgd", "eps": "8/255", "steps": 3, "loss": "dlr-targeted", "targets": 2},
+        {"name": "fab", "eps": "8/255", "steps": 2, "targeted": True, "targets": 2},
+        {"name": "square", "eps": "8/255", "queries": 5},
+    ]
+    run(*SHORT, "OUTPUT_DIR", tmp_path, "ADVERSARY.OBJECTIVE", *options, "ROBUST_EVAL.PERTURBATIONS", attacks)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert any(logged in line for line in lines)
+    results = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert set(results["by_perturbation"]) == {"clean", "apgd-t linf 8/255", "fab-t linf 8/255", "square linf 8/255"}
+    assert results["robust_accuracy"]["linf 8/255"] <= results["clean_accuracy"]
+
+
 def test_train_evaluate_and_evaluate_again(run, tmp_path):
     run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}

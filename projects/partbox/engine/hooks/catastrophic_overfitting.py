@@ -45,8 +45,8 @@ class CatastrophicOverfitting(HookBase):
         elif self.best[1] - pgd > DROP and trained >= self.best[0]:
             logger.warning(
                 "CATASTROPHIC OVERFITTING at iteration %d: accuracy under PGD fell from %.2f to %.2f while "
-                "accuracy under the single training step is %.2f (was %.2f). The model has learned to blind that one step. Try "
-                "ADVERSARY.OBJECTIVE n-fgsm, a smaller ADVERSARY.STEP_SIZE, a lower SOLVER.BASE_LR, or pgd.",
+                "accuracy under the single training step is %.2f (was %.2f). The model has learned to blind "
+                "that one step. Try ADVERSARY.OBJECTIVE n-fgsm or pgd, or a smaller SOLVER.BASE_LR.",
                 self.trainer.iter + 1,
                 self.best[1],
                 pgd,
