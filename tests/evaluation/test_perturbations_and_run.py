@@ -10,7 +10,8 @@ from small_models import MODELS, small_config
 
 from partbox.data.loader import build_test_loader
 from partbox.data.mapper import PartDatasetMapper
-from partbox.engine.build import build_classifier
+from partbox.engine.build import build_classifier, check_attackable
+from partbox.engine.checks import ConfigError
 from partbox.evaluation import build_perturbation, build_perturbations, evaluate
 from partbox.evaluation.evaluators import PartSegmentationEvaluator
 from partbox.evaluation.records import Record, read_records, write_records
@@ -268,3 +269,45 @@ def test_an_ensemble_in_the_run_names_who_fooled_and_what_was_replaced(example_d
     assert all(bool(one.fooled_by) == one.fooled for one in attacked)
     assert all((one.loss > 0) == one.fooled for one in attacked)
     assert outcome.results["by_perturbation"]["apgd-t linf 64/255"]["notes"] == []
+
+
+@pytest.mark.parametrize("goal", ["parts", "both", "two-stage"])
+def test_part_attacks_move_parts_in_the_run(example_dataset, goal):
+    """A model that has learned some images by heart loses its parts under attack, also where they are not labelled."""
+    cfg = small_config(example_dataset, *MODELS["part_box"])
+    model = build_classifier(cfg)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    batch = [mapper(record) for record in example_dataset.records[:6]]
+    optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
+    for _ in range(60):
+        losses = model.losses(model.images_of(batch), model.targets_of(batch))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    del batch[5]["part_map"]
+    evaluator = PartSegmentationEvaluator(model.part_names)
+    labelled = [sample for sample in batch if "part_map" in sample]
+    perturbations = build_perturbations([CLEAN, {"name": "parts", "eps": "16/255", "steps": 8, "goal": goal}])
+    outcome = evaluate(model, [labelled], perturbations, [evaluator], progress=False)
+    scores = [entry["part_segmentation"]["mIoU"] for entry in outcome.results["by_perturbation"].values()]
+    assert scores[1] < 0.8 * scores[0]
+    name = perturbations[1].name
+    assert name == f"parts-8-{goal} linf 16/255"
+    assert outcome.results["by_perturbation"][name]["notes"] == []
+    everything = evaluate(model, [batch], perturbations, progress=False)
+    assert "without part labels" in everything.results["by_perturbation"][name]["notes"][0]
+    distance = [one.distance for one in everything.records if one.perturbation == name]
+    assert min(distance) > 0.5 * 16 / 255
+
+
+def test_attacks_on_parts_need_parts(example_dataset):
+    perturbations = build_perturbations([{"name": "parts", "eps": "8/255"}])
+    model = build_classifier(small_config(example_dataset, *MODELS["normal"]))
+    with pytest.raises(ValueError, match="has no parts"):
+        evaluate(model, [], perturbations, progress=False)
+    cfg = small_config(example_dataset, *MODELS["normal"])
+    cfg.ROBUST_EVAL.PERTURBATIONS = [{"name": "parts", "eps": "8/255"}]
+    with pytest.raises(ConfigError, match="has no parts"):
+        check_attackable(cfg, model, training=False)
+    with pytest.raises(ValueError, match="guides"):
+        build_perturbation({"name": "parts", "eps": "8/255", "goal": "guided"})

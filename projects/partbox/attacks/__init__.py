@@ -4,6 +4,7 @@ from .apgd import APGD
 from .autoattack import AutoAttack
 from .base import Attack, AttackError, AttackResult, attack_mode
 from .fab import FAB
+from .parts import PartPGD, PartPrediction
 from .pgd import PGD
 from .square import Square
 from .threat import ThreatModel, parse_eps
@@ -16,6 +17,8 @@ __all__ = [
     "AttackError",
     "AttackResult",
     "AutoAttack",
+    "PartPGD",
+    "PartPrediction",
     "Square",
     "ThreatModel",
     "attack_mode",

@@ -121,11 +121,14 @@ def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[st
 
 
 def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> None:
-    """Refuse attacks on a model whose label does not depend on the image (the oracle extractor).
+    """Refuse attacks on labels that do not depend on the image (oracle extractor), and on parts where there are none.
 
     Raises:
         ConfigError: naming the key to change.
     """
+    on_parts = [perturbation.name for perturbation in perturbations_of(cfg) if perturbation.on_parts]
+    if on_parts and model.extractor is None:
+        raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: this model has no parts, so {on_parts[0]} has nothing to attack")
     if model.attackable:
         return
     if training and cfg.ADVERSARY.OBJECTIVE != "clean":

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from partbox.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, Square, ThreatModel
+from partbox.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, PartPGD, Square, ThreatModel
 from partbox.attacks.base import Predict, check_logits
 from partbox.attacks.objectives import margin
 
@@ -51,13 +51,15 @@ class Perturbation:
     settings: dict[str, Any]
     threat: ThreatModel | None
     passes: int
+    on_parts: bool = False
 
 
 def _clean(spec: dict[str, Any]) -> Perturbation:
     return Perturbation("clean", no_attack, {"name": "clean"}, None, 2)
 
 
-ATTACKS: dict[str, Callable[..., Attack]] = {
+ATTACKS: dict[str, Callable[..., Attack | PartPGD]] = {
+    "parts": PartPGD,
     "pgd": PGD,
     "apgd": APGD,
     "fab": FAB,
@@ -73,6 +75,8 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
     threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
     known = inspect.signature(ATTACKS[name]).parameters
     options = {key: spec.pop(key) for key in list(spec) if key in known and key != "threat"}
+    if options.get("goal") == "guided":
+        raise ValueError("goal guided needs the parts of other images: call partbox.attacks.PartPGD with guides")
     attack = ATTACKS[name](threat, **{**DEFAULTS.get(name, {}), **options})
     settings = {
         "name": name,
@@ -82,9 +86,8 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
         "pixel_space": "RGB in [0, 1] at the network's input size",
         "keeps": "the best iterate and restart of each image",
     }
-    return Perturbation(
-        f"{attack.name} {threat}", attack, settings, threat, attack.passes + 1
-    )  # + predicting the result
+    passes = attack.passes + 1  # predicting the result
+    return Perturbation(f"{attack.name} {threat}", attack, settings, threat, passes, on_parts=name == "parts")
 
 
 BUILDERS: dict[str, Callable[[dict[str, Any]], Perturbation]] = {

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from detectron2.evaluation import DatasetEvaluators
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
-from partbox.attacks import AttackResult, attack_mode
+from partbox.attacks import AttackResult, PartPrediction, attack_mode
 
 from .perturbations import Perturbation
 from .records import Record
@@ -59,13 +60,17 @@ def evaluate(
         progress: show a progress bar with the time left.
 
     Raises:
-        ValueError: an attack on a model that does not look at the image (oracle extractor).
+        ValueError: an attack on a model that does not look at the image (oracle extractor), or on the parts of one
+            that has none.
     """
     blind = [perturbation.name for perturbation in perturbations if perturbation.threat is not None]
     if blind and not model.attackable:
         raise ValueError(
             f"this model's answer does not depend on the image: {blind[0]} would say nothing; use clean only"
         )
+    on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
+    if on_parts and model.extractor is None:
+        raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
     records: list[Record] = []
     metrics: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -102,10 +107,37 @@ def _one_batch(
     images = model.images_of(batch)
     labels = torch.tensor([sample["label"] for sample in batch], device=images.device)
     ids = [sample["image_id"] for sample in batch]
-    result = perturbation.apply(model.logits_for(batch), images, labels, image_ids=ids, seed=seed)
+    if perturbation.on_parts:
+        result = _attack_parts(model, batch, perturbation, images, labels, seed)
+    else:
+        result = perturbation.apply(model.logits_for(batch), images, labels, image_ids=ids, seed=seed)
     with torch.no_grad():
         outputs = model.predict_batch(result.images, batch)
     return result, outputs
+
+
+def _attack_parts(
+    model: Any, batch: Batch, perturbation: Perturbation, images: Tensor, labels: Tensor, seed: int
+) -> AttackResult:
+    """An attack on the parts; an image without part labels is attacked on the parts that the model sees in it."""
+
+    def predict(candidates: Tensor) -> PartPrediction:
+        output = model.run(candidates)
+        return PartPrediction(output.logits, output.evidence.mask_logits)
+
+    part_maps = model.level_map(model.targets_of(batch).part_maps)
+    unlabelled = ~(part_maps > 0).flatten(1).any(dim=1)
+    notes: tuple[str, ...] = ()
+    if bool(unlabelled.any()):
+        with torch.no_grad():
+            seen = predict(images[unlabelled]).mask_logits.argmax(dim=1)
+        enlarged = functional.interpolate(seen[:, None].double(), size=images.shape[-2:], mode="nearest")
+        part_maps = part_maps.clone()
+        part_maps[unlabelled] = enlarged[:, 0].to(part_maps)
+        notes = ("images without part labels were attacked on the parts that the model sees in the clean image",)
+    ids = [sample["image_id"] for sample in batch]
+    result: AttackResult = perturbation.apply(predict, images, labels, part_maps, image_ids=ids, seed=seed)
+    return replace(result, notes=(*result.notes, *notes))
 
 
 def _records(

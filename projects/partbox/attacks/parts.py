@@ -1,0 +1,263 @@
+"""Attacks on part-based models that aim at the parts: what the head reads, not only what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .base import AttackError, AttackResult, check_inputs, check_logits, whole_numbers
+from .draws import ImageId, content_ids, random_starts
+from .objectives import cross_entropy, margin
+from .threat import ThreatModel, parse_eps
+
+NOT_LABELLED = -1
+GOALS = ("parts", "both", "guided", "two-stage")
+REGIONS = ("all", "object", "background")
+
+
+class PartPrediction(NamedTuple):
+    """What a part model says about a batch.
+
+    Attributes:
+        logits: (B, K) of the classes.
+        mask_logits: (B, 1 + P, h, w) of background and parts at each pixel, before the softmax.
+    """
+
+    logits: Tensor
+    mask_logits: Tensor
+
+
+PartPredict = Callable[[Tensor], PartPrediction]
+
+
+def part_maps_at(part_maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Part maps (B, H, W) int64 reduced to (B, h, w): the label at the centre of each cell."""
+    return functional.interpolate(part_maps[:, None].double(), size=size, mode="nearest-exact")[:, 0].to(torch.int64)
+
+
+def part_cross_entropy(mask_logits: Tensor, part_maps: Tensor) -> Tensor:
+    """Cross-entropy of each image's parts, averaged over its labelled pixels; (B, 1 + P, h, w), (B, H, W) -> (B,).
+
+    0 for an image without labelled pixels.
+    """
+    maps = part_maps_at(part_maps, (mask_logits.shape[2], mask_logits.shape[3]))
+    losses = functional.cross_entropy(mask_logits, maps, reduction="none", ignore_index=NOT_LABELLED)
+    labelled = (maps != NOT_LABELLED).flatten(1).sum(dim=1)
+    return losses.flatten(1).sum(dim=1) / labelled.clamp_min(1)
+
+
+def region_mask(part_maps: Tensor, region: str) -> Tensor:
+    """Which pixels may change, (B, H, W) part maps -> (B, 1, H, W) of 0 and 1. Unlabelled pixels are background."""
+    if region == "all":
+        return torch.ones_like(part_maps, dtype=torch.float32)[:, None]
+    on_object = (part_maps > 0).float()[:, None]
+    return on_object if region == "object" else 1 - on_object
+
+
+class PartPGD:
+    """PGD against the parts of a part model.
+
+    Goals:
+        ``parts``: away from the true parts: maximise their cross-entropy. The class is not looked at.
+        ``both``: maximise ``part_weight`` times that plus (1 - ``part_weight``) times the class's cross-entropy.
+        ``guided``: towards the parts of another image: minimise the cross-entropy to its part map.
+        ``two-stage``: the first half of the steps as ``parts`` (or as ``guided`` where guides are given), the second as
+            plain PGD on the class.
+
+    The returned image is, for ``both`` and ``two-stage``, the first that is misclassified, else the one with the
+    highest objective; for ``parts`` and ``guided`` the one with the highest objective, whatever its class. ``fooled``
+    is the class verdict on the returned image.
+
+    Args:
+        threat: norm and eps in [0, 1] pixel space.
+        goal: see above.
+        steps: gradient steps, >= 1 (>= 2 for ``two-stage``).
+        step_size: in the threat's norm and pixel space; default 2.5 * eps / steps.
+        part_weight: of ``both``, in [0, 1].
+        region: pixels that may change: ``all``, ``object`` (those with a part) or ``background`` (the others).
+
+    Raises:
+        ValueError: unknown goal or region, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        threat: ThreatModel,
+        goal: str = "parts",
+        steps: int = 20,
+        step_size: float | str | None = None,
+        *,
+        part_weight: float = 0.5,
+        region: str = "all",
+    ) -> None:
+        whole_numbers("PartPGD", steps=steps)
+        if goal not in GOALS:
+            raise ValueError(f"unknown goal {goal!r} of PartPGD; known: {', '.join(GOALS)}")
+        if region not in REGIONS:
+            raise ValueError(f"unknown region {region!r} of PartPGD; known: {', '.join(REGIONS)}")
+        if not 0 <= part_weight <= 1:
+            raise ValueError(f"PartPGD's part_weight must lie in [0, 1], not {part_weight!r}")
+        if goal == "two-stage" and steps < 2:
+            raise ValueError("PartPGD's two-stage goal needs at least 2 steps")
+        self.threat = threat
+        self.goal = goal
+        self.steps = steps
+        self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+        self.part_weight = part_weight
+        self.region = region
+
+    @property
+    def name(self) -> str:
+        """How tables call it, such as ``parts-20-both``."""
+        return f"parts-{self.steps}-{self.goal}" + ("" if self.region == "all" else f"-{self.region}")
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of an image."""
+        return self.steps + 1
+
+    @property
+    def settings(self) -> dict[str, int | float | str | bool]:
+        """Everything but threat model and seed that decides the outcome."""
+        settings: dict[str, int | float | str | bool] = {
+            "goal": self.goal,
+            "steps": self.steps,
+            "step_size": self.step_size,
+            "region": self.region,
+        }
+        return settings | ({"part_weight": self.part_weight} if self.goal == "both" else {})
+
+    def __call__(
+        self,
+        predict: PartPredict,
+        images: Tensor,
+        labels: Tensor,
+        part_maps: Tensor,
+        *,
+        guides: Tensor | None = None,
+        image_ids: Sequence[ImageId] | None = None,
+        seed: int = 0,
+    ) -> AttackResult:
+        """Attack each image.
+
+        Args:
+            predict: images (B, 3, H, W) in [0, 1] -> :class:`PartPrediction`, in evaluation mode.
+            images: (B, 3, H, W) float in [0, 1].
+            labels: (B,) true classes.
+            part_maps: (B, H, W) int64, 0 = background, 1 + p = part p, -1 = not labelled.
+            guides: (B, H, W) part maps of other images, for ``guided`` and ``two-stage``.
+            image_ids: what the random start depends on; default: the pixels.
+            seed: of the random starts.
+
+        Raises:
+            AttackError: see :mod:`partbox.attacks.base`; part maps or guides of another shape; ``guided`` without
+                guides; an image without labelled part pixels, or masks without a gradient: the attack would be blind.
+        """
+        check_inputs(images, labels, image_ids)
+        self._check_maps(images, part_maps, guides)
+        images = images.detach()
+        ids = list(image_ids) if image_ids is not None else content_ids(images)
+        allowed = region_mask(part_maps, self.region).to(images)
+        search = _Kept(images, labels, stop_when_fooled=self.goal in ("both", "two-stage"))
+        candidates = images + (random_starts(self.threat, images, ids, seed=seed, restart=0) - images) * allowed
+        for step in range(self.steps + 1):
+            found = self._ascend(predict, candidates, labels, part_maps, guides, step)
+            search.look(candidates, found.logits, found.value, stage=self._stage(step))
+            if step == self.steps:
+                break
+            moved = candidates + self.step_size * self.threat.ascent_direction(found.gradient * allowed)
+            candidates = self.threat.project(images, images + (moved - images) * allowed)
+        return search.result()
+
+    def _check_maps(self, images: Tensor, part_maps: Tensor, guides: Tensor | None) -> None:
+        expected = (len(images), *images.shape[2:])
+        for name, maps in (("part_maps", part_maps), ("guides", guides)):
+            if maps is not None and (tuple(maps.shape) != expected or maps.is_floating_point()):
+                raise AttackError(f"{name} must be integers {expected}, not {maps.dtype} {tuple(maps.shape)}")
+        if self.goal == "guided" and guides is None:
+            raise AttackError("the guided goal needs guides: part maps (B, H, W) of other images")
+        aim = guides if guides is not None and self.goal in ("guided", "two-stage") else part_maps
+        blind = ~(aim != NOT_LABELLED).flatten(1).any(dim=1)
+        if bool(blind.any()):
+            raise AttackError(
+                f"{int(blind.sum())} images have no labelled part pixels: the attack would be blind on them"
+            )
+
+    def _stage(self, step: int) -> int:
+        """0, or 1 once the two-stage goal aims at the class."""
+        return int(self.goal == "two-stage" and step >= self.steps // 2)
+
+    def _objective(
+        self, found: PartPrediction, labels: Tensor, part_maps: Tensor, guides: Tensor | None, step: int
+    ) -> Tensor:
+        if self._stage(step) == 1:
+            return cross_entropy(found.logits, labels)
+        if guides is not None and self.goal in ("guided", "two-stage"):
+            return -part_cross_entropy(found.mask_logits, guides)
+        parts = part_cross_entropy(found.mask_logits, part_maps)
+        if self.goal == "both":
+            return self.part_weight * parts + (1 - self.part_weight) * cross_entropy(found.logits, labels)
+        return parts
+
+    def _ascend(
+        self,
+        predict: PartPredict,
+        candidates: Tensor,
+        labels: Tensor,
+        part_maps: Tensor,
+        guides: Tensor | None,
+        step: int,
+    ) -> _Found:
+        with torch.enable_grad():
+            leaf = candidates.detach().requires_grad_(True)
+            found = predict(leaf)
+            check_logits(found.logits, labels)
+            value = self._objective(found, labels, part_maps, guides, step)
+            if not value.requires_grad:
+                raise AttackError("parts and logits do not depend on the images through differentiable operations")
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        if gradient is None or not bool(torch.isfinite(gradient).all()):
+            raise AttackError("the parts' gradient with respect to the images is missing or not finite")
+        if len(candidates) and not bool(gradient.any()):
+            raise AttackError("the parts' gradient is exactly zero for every image: the attack would be blind")
+        return _Found(found.logits.detach(), value.detach(), gradient)
+
+
+class _Found(NamedTuple):
+    logits: Tensor
+    value: Tensor
+    gradient: Tensor
+
+
+class _Kept:
+    """The image to return for each image of a batch."""
+
+    def __init__(self, images: Tensor, labels: Tensor, *, stop_when_fooled: bool) -> None:
+        self.labels, self.stop_when_fooled = labels, stop_when_fooled
+        self.images = images.clone()
+        self.fooled = torch.zeros_like(labels, dtype=torch.bool)
+        self.margin = torch.full_like(labels, -torch.inf, dtype=images.dtype)
+        self.queries = torch.zeros_like(labels)
+        self._highest = torch.full_like(self.margin, -torch.inf)
+        self._stage = 0
+
+    def look(self, candidates: Tensor, logits: Tensor, value: Tensor, *, stage: int) -> None:
+        """Take in one pass; values of different stages are not compared."""
+        if stage != self._stage:
+            self._stage, self._highest = stage, torch.full_like(self._highest, -torch.inf)
+        margins = margin(logits, self.labels)
+        better = value > self._highest
+        if self.stop_when_fooled:
+            better = (better | (margins > 0)) & ~self.fooled
+        self.queries += 1
+        self._highest = torch.where(better, value, self._highest)
+        self.images[better] = candidates[better]
+        self.margin[better] = margins[better]
+        self.fooled = self.margin > 0
+
+    def result(self) -> AttackResult:
+        return AttackResult(self.images, self.fooled, self.queries, self.margin)

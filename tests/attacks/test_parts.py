@@ -1,0 +1,156 @@
+"""Attacks on parts: each moves the parts, the way it says, within what it may change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from partbox.attacks import AttackError, ThreatModel
+from partbox.attacks.parts import PartPGD, PartPrediction, part_cross_entropy, region_mask
+
+SIZE, PARTS, CLASSES = 16, 3, 4
+
+
+class PartNet(nn.Module):
+    """Random part masks at half resolution, and a linear head on their mean over 2 x 2 cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.masks = nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.Tanh(), nn.Conv2d(12, 1 + PARTS, 3, 1, 1))
+        self.head = nn.Linear((1 + PARTS) * 4, CLASSES)
+        for parameter in self.parameters():
+            parameter.data *= 3
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> PartPrediction:
+        mask_logits = self.masks(images)
+        pooled = nn.functional.adaptive_avg_pool2d(mask_logits.softmax(dim=1), 2)
+        return PartPrediction(self.head(pooled.flatten(1)) * 4, mask_logits)
+
+
+@pytest.fixture
+def case() -> tuple[PartNet, Tensor, Tensor, Tensor]:
+    """A network, images, its own classes as labels, and its own parts as part maps."""
+    model = PartNet().eval()
+    images = torch.rand(12, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    model.head.bias -= model(images).logits.mean(dim=0) / 4  # so that the answers differ
+    found = model(images)
+    maps = nn.functional.interpolate(found.mask_logits, size=(SIZE, SIZE), mode="nearest").argmax(1)
+    return model, images, found.logits.argmax(1), maps
+
+
+def agreement(model: PartNet, images: Tensor, maps: Tensor) -> float:
+    """Share of pixels whose part is that of ``maps``."""
+    found = nn.functional.interpolate(model(images).mask_logits, size=(SIZE, SIZE), mode="nearest").argmax(1)
+    return float((found == maps).float().mean())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("goal", ["parts", "both", "two-stage"])
+def test_every_goal_moves_the_parts_away(case, goal, norm):
+    model, images, labels, maps = case
+    threat = ThreatModel(norm, 0.03 if norm == "linf" else 0.5)
+    result = PartPGD(threat, goal, 10)(model, images, labels, maps)
+    noise = images + threat.eps * (torch.rand_like(images) * 2 - 1) if norm == "linf" else images
+    assert agreement(model, images, maps) == 1.0
+    assert agreement(model, result.images, maps) < agreement(model, noise.clamp(0, 1), maps) - 0.02
+    assert float(threat.distance(images, result.images).max()) <= threat.eps * (1 + 1e-5)
+    assert torch.equal(model(result.images).logits.argmax(1) != labels, result.fooled)
+
+
+def test_pure_part_attack_moves_parts_most_and_the_mixed_one_fools_more(case):
+    model, images, labels, maps = case
+    threat = ThreatModel("linf", 0.02)
+    results = {goal: PartPGD(threat, goal, 20)(model, images, labels, maps) for goal in ("parts", "both", "two-stage")}
+    left = {goal: agreement(model, result.images, maps) for goal, result in results.items()}
+    assert left["parts"] == min(left.values())
+    fooled = {goal: int(result.fooled.sum()) for goal, result in results.items()}
+    assert fooled["both"] >= fooled["parts"]
+    assert fooled["two-stage"] >= fooled["parts"]
+    assert fooled["both"] > 0
+
+
+def test_guided_attack_moves_towards_the_other_images_parts(case):
+    model, images, labels, maps = case
+    guides = maps.roll(1, 0)
+    result = PartPGD(ThreatModel("linf", 0.1), "guided", 20)(model, images, labels, maps, guides=guides)
+    assert agreement(model, result.images, guides) > agreement(model, images, guides) + 0.1
+    away = PartPGD(ThreatModel("linf", 0.1), "parts", 20)(model, images, labels, maps)
+    assert agreement(model, result.images, guides) > agreement(model, away.images, guides)
+
+
+def test_two_stage_can_start_towards_a_guide(case):
+    model, images, labels, maps = case
+    attack = PartPGD(ThreatModel("linf", 0.05), "two-stage", 10)
+    plain = attack(model, images, labels, maps)
+    guided = attack(model, images, labels, maps, guides=maps.roll(1, 0))
+    assert not torch.equal(plain.images, guided.images)
+    assert int(guided.fooled.sum()) > 0
+
+
+@pytest.mark.parametrize("region", ["object", "background"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_region_is_all_that_changes_and_still_moves_parts(case, region, norm):
+    model, images, labels, maps = case
+    threat = ThreatModel(norm, 0.1 if norm == "linf" else 1.0)
+    result = PartPGD(threat, "parts", 10, region=region)(model, images, labels, maps)
+    allowed = region_mask(maps, region).bool().expand_as(images)
+    change = result.images - images
+    assert bool((change[~allowed] == 0).all())
+    assert float(change[allowed].abs().max()) > 0
+    assert agreement(model, result.images, maps) < 1.0
+    assert float(threat.distance(images, result.images).max()) <= threat.eps * (1 + 1e-5)
+    assert torch.equal(region_mask(maps, "object") + region_mask(maps, "background"), region_mask(maps, "all"))
+
+
+def test_draws_belong_to_the_image(case):
+    model, images, labels, maps = case
+    attack = PartPGD(ThreatModel("linf", 0.02), "both", 5)
+    whole = attack(model, images, labels, maps, image_ids=range(12), seed=4)
+    part = attack(model, images[5:7], labels[5:7], maps[5:7], image_ids=[5, 6], seed=4)
+    torch.testing.assert_close(part.images, whole.images[5:7], atol=1e-4, rtol=0)
+    assert torch.equal(part.fooled, whole.fooled[5:7])
+
+
+def test_part_loss_ignores_what_is_not_labelled(case):
+    model, images, _, maps = case
+    logits = model(images).mask_logits
+    partly = maps.clone()
+    partly[:, : SIZE // 2] = -1
+    alone = nn.functional.cross_entropy(logits[:1], partly[:1, 1::2, 1::2], ignore_index=-1)
+    torch.testing.assert_close(part_cross_entropy(logits, partly)[0], alone)
+    assert float(part_cross_entropy(logits, torch.full_like(maps, -1)).abs().max()) == 0
+
+
+def test_blind_attacks_are_errors(case):
+    model, images, labels, maps = case
+    threat = ThreatModel("linf", 0.02)
+
+    def hard(batch: Tensor) -> PartPrediction:
+        found = model(batch)
+        one_hot = nn.functional.one_hot(found.mask_logits.argmax(1), 1 + PARTS).permute(0, 3, 1, 2).float()
+        return PartPrediction(found.logits, one_hot)
+
+    with pytest.raises(AttackError, match="differentiable"):
+        PartPGD(threat, "parts")(hard, images, labels, maps)
+    with pytest.raises(AttackError, match="blind"):
+        PartPGD(threat, "parts")(model, images, labels, torch.full_like(maps, -1))
+    with pytest.raises(AttackError, match="exactly zero"):
+        PartPGD(threat, "parts")(
+            lambda x: PartPrediction(*(v * (x.sum() * 0 + 1) for v in model(x * 0))), images, labels, maps
+        )
+    with pytest.raises(AttackError, match="needs guides"):
+        PartPGD(threat, "guided")(model, images, labels, maps)
+    with pytest.raises(AttackError, match="part_maps must be"):
+        PartPGD(threat, "parts")(model, images, labels, maps[:, :4])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"goal": "inverse"}, {"region": "sky"}, {"part_weight": 2.0}, {"steps": 0}, {"goal": "two-stage", "steps": 1}],
+)
+def test_settings_that_make_no_sense_are_refused(options):
+    with pytest.raises(ValueError, match="PartPGD"):
+        PartPGD(ThreatModel("linf", 0.1), **options)
