@@ -117,6 +117,13 @@ def _add_adversary(cfg: CfgNode) -> None:
     adversary.STEPS = 10
     adversary.STEP_SIZE = ""  # in pixel space; "" = 1.25 * eps / steps
     adversary.RANDOM_START = True
+    # What the attack aims at: "class", "parts" (away from the labelled parts), "both", or "two-stage" (parts, then
+    # class). Images without part labels are attacked on their class.
+    adversary.GOAL = "class"
+    adversary.GOAL_PART_WEIGHT = 0.5  # of "both": weight of the part term in what the attack maximises
+    adversary.REGION = (
+        "all"  # pixels that the attack may change: "all", "object" (where parts are labelled), "background"
+    )
     adversary.BETA = 6.0  # trades and mart: weight of the divergence; mat: share of the adversarial images, in [0, 1]
     adversary.AWP_GAMMA = 0.0  # move each layer's weights by this share of its norm against the update (AWP); 0 = off
     adversary.CLEAN_ITERS = 0  # iterations trained on clean images first

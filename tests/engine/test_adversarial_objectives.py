@@ -11,7 +11,7 @@ from small_models import MODELS, small_config
 
 from partbox.attacks import PGD, ThreatModel
 from partbox.data.mapper import PartDatasetMapper
-from partbox.engine.build import build_classifier, build_objective
+from partbox.engine.build import build_classifier, build_objective, check_attackable
 from partbox.engine.checks import ConfigError
 from partbox.engine.objectives.losses import (
     boosted_cross_entropy,
@@ -106,6 +106,52 @@ def test_update_learns_from_images_within_reach(model_and_batch, example_dataset
     assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
+@pytest.mark.parametrize("goal", ["parts", "both", "two-stage"])
+@pytest.mark.parametrize("region", ["all", "object"])
+def test_the_attack_can_aim_at_the_parts(example_dataset, goal, region):
+    """It raises the part loss more than the attack on the class does, and changes nothing but its region."""
+    model = build_classifier(small_config(example_dataset, *MODELS["part_box"])).train()
+    mapper = PartDatasetMapper.from_config(small_config(example_dataset, *MODELS["part_box"]), is_train=False)
+    batch = [mapper(record) for record in example_dataset.records[:8]]
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        sum(model.losses(model.images_of(batch), model.targets_of(batch)).values()).backward()
+        optimizer.step()
+    del batch[7]["part_map"]  # not labelled: attacked on its class, everywhere
+
+    def attacked(*options: str) -> torch.Tensor:
+        seen = []
+        losses, model.losses = model.losses, lambda images, targets: seen.append(images) or losses(images, targets)
+        objective(example_dataset, "pgd", *options)(model, batch, 0)
+        model.losses = losses
+        return seen[0]
+
+    clean, targets = model.images_of(batch), model.targets_of(batch)
+    found = attacked("ADVERSARY.GOAL", goal, "ADVERSARY.REGION", region)
+    change = (found - clean).abs()
+    assert float(change.max()) <= 8 / 255 + 1e-6
+    assert float(change.amax(dim=(1, 2, 3)).min()) > 4 / 255
+    if region == "object":
+        background = (targets.part_maps[:7] <= 0)[:, None].expand_as(clean[:7])
+        assert float(change[:7][background].max()) == 0
+        assert float(change[7].amin(dim=0).gt(0).float().mean()) > 0.5
+    model.eval()
+
+    def part_loss(images: torch.Tensor) -> float:
+        return float(model.losses(images, targets)["loss_part"])
+
+    assert part_loss(found) > 1.01 * part_loss(clean)
+    if region == "all" and goal == "parts":
+        assert part_loss(found) > part_loss(attacked()) + 0.01
+
+
+def test_aiming_at_parts_needs_parts(example_dataset):
+    cfg = small_config(example_dataset, *MODELS["normal"], "ADVERSARY.OBJECTIVE", "pgd", "ADVERSARY.GOAL", "parts")
+    with pytest.raises(ConfigError, match="part model"):
+        check_attackable(cfg, build_classifier(cfg), training=True)
+
+
 @pytest.mark.parametrize("name", ["trades", "mart", "mat"])
 def test_clean_phase_is_clean_training(model_and_batch, example_dataset, name):
     model, batch = model_and_batch
@@ -176,6 +222,9 @@ def test_gradient_at_moved_weights_is_the_gradient_there():
         ("n-fgsm", ["ADVERSARY.STEP_SIZE", "1/255"], "STEP_SIZE"),
         ("fgsm-rs", ["ADVERSARY.STEPS", "10"], "set STEPS 1"),
         ("clean", ["ADVERSARY.AWP_GAMMA", "0.01"], "adversarial OBJECTIVE"),
+        ("clean", ["ADVERSARY.GOAL", "parts"], "adversarial OBJECTIVE"),
+        ("trades", ["ADVERSARY.GOAL", "both"], "attack of its own"),
+        ("n-fgsm", ["ADVERSARY.REGION", "object"], "attack of its own"),
         ("fgsm", [], "one of clean, pgd"),
     ],
 )

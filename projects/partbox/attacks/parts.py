@@ -173,6 +173,39 @@ class PartPGD:
             candidates = self.threat.project(images, images + (moved - images) * allowed)
         return search.result()
 
+    def perturb(
+        self,
+        predict: PartPredict,
+        images: Tensor,
+        labels: Tensor,
+        part_maps: Tensor,
+        *,
+        image_ids: Sequence[ImageId],
+        seed: int,
+        random_start: bool = True,
+    ) -> Tensor:
+        """``steps`` passes from a random start; the last iterate, (B, 3, H, W). For training.
+
+        An image without labelled pixels is attacked on its class, and may change everywhere.
+
+        Raises:
+            AttackError: as for calling; a goal that needs guides.
+        """
+        check_inputs(images, labels, image_ids)
+        if self.goal == "guided":
+            raise AttackError("the guided goal is not for training: it needs the parts of other images")
+        images = images.detach()
+        labelled = (part_maps != NOT_LABELLED).flatten(1).any(dim=1)
+        allowed = region_mask(part_maps, self.region).to(images)
+        allowed[~labelled] = 1
+        starts = random_starts(self.threat, images, image_ids, seed=seed, restart=0) if random_start else images
+        candidates = images + (starts - images) * allowed
+        for step in range(self.steps):
+            found = self._ascend(predict, candidates, labels, part_maps, None, step)
+            moved = candidates + self.step_size * self.threat.ascent_direction(found.gradient * allowed)
+            candidates = self.threat.project(images, images + (moved - images) * allowed)
+        return candidates
+
     def _check_maps(self, images: Tensor, part_maps: Tensor, guides: Tensor | None) -> None:
         expected = (len(images), *images.shape[2:])
         for name, maps in (("part_maps", part_maps), ("guides", guides)):
@@ -198,10 +231,10 @@ class PartPGD:
             return cross_entropy(found.logits, labels)
         if guides is not None and self.goal in ("guided", "two-stage"):
             return -part_cross_entropy(found.mask_logits, guides)
-        parts = part_cross_entropy(found.mask_logits, part_maps)
-        if self.goal == "both":
-            return self.part_weight * parts + (1 - self.part_weight) * cross_entropy(found.logits, labels)
-        return parts
+        parts, classes = part_cross_entropy(found.mask_logits, part_maps), cross_entropy(found.logits, labels)
+        mixed = self.part_weight * parts + (1 - self.part_weight) * classes if self.goal == "both" else parts
+        labelled = (part_maps != NOT_LABELLED).flatten(1).any(dim=1)
+        return torch.where(labelled, mixed, classes)
 
     def _ascend(
         self,

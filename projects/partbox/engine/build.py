@@ -13,7 +13,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 from torch.utils.data import DataLoader
 
-from partbox.attacks import PGD, ThreatModel, parse_eps
+from partbox.attacks import PGD, PartPGD, ThreatModel, parse_eps
 from partbox.data.loader import build_test_loader, build_training_loader, subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import is_supervised
@@ -129,6 +129,9 @@ def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> 
     on_parts = [perturbation.name for perturbation in perturbations_of(cfg) if perturbation.on_parts]
     if on_parts and model.extractor is None:
         raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: this model has no parts, so {on_parts[0]} has nothing to attack")
+    aims_at_parts = cfg.ADVERSARY.GOAL != "class" or cfg.ADVERSARY.REGION != "all"
+    if training and model.extractor is None and cfg.ADVERSARY.OBJECTIVE != "clean" and aims_at_parts:
+        raise ConfigError("ADVERSARY.GOAL and ADVERSARY.REGION need a part model: leave them class and all")
     if model.attackable:
         return
     if training and cfg.ADVERSARY.OBJECTIVE != "clean":
@@ -166,15 +169,28 @@ def build_objective(cfg: CfgNode) -> TrainingObjective:
     name = adversary.OBJECTIVE
     try:
         if name == "clean":
-            if adversary.AWP_GAMMA:
-                raise ValueError("AWP_GAMMA needs an adversarial OBJECTIVE, not clean")
+            if adversary.AWP_GAMMA or adversary.GOAL != "class" or adversary.REGION != "all":
+                raise ValueError("AWP_GAMMA, GOAL and REGION need an adversarial OBJECTIVE, not clean")
             return CleanObjective()
         objective = _adversarial_objective(cfg)
         if adversary.AWP_GAMMA:
             objective.weight_perturbation = WeightPerturbation(adversary.AWP_GAMMA)
+        if adversary.GOAL != "class" or adversary.REGION != "all":
+            objective.part_attack = _part_attack(cfg, objective)
         return objective
     except ValueError as error:
         raise ConfigError(f"ADVERSARY: {error}") from error
+
+
+def _part_attack(cfg: CfgNode, objective: AdversarialObjective) -> PartPGD:
+    """Raises ValueError for what does not fit."""
+    adversary = cfg.ADVERSARY
+    if adversary.OBJECTIVE in ("trades", "n-fgsm"):
+        raise ValueError(f"{adversary.OBJECTIVE} has an attack of its own: leave GOAL class and REGION all")
+    goal, weight = ("both", 0.0) if adversary.GOAL == "class" else (adversary.GOAL, adversary.GOAL_PART_WEIGHT)
+    return PartPGD(
+        objective.threat, goal, objective.steps, objective.step_size, part_weight=weight, region=adversary.REGION
+    )
 
 
 def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:

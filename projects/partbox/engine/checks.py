@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 
+from partbox.attacks.parts import GOALS, REGIONS
 from partbox.data.image_files import VERIFY_LEVELS
 from partbox.data.part_map import SUPERVISIONS
 
@@ -32,6 +33,8 @@ CHOICES = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
     "ADVERSARY.OBJECTIVE": OBJECTIVES,
+    "ADVERSARY.GOAL": ("class", *(goal for goal in GOALS if goal != "guided")),
+    "ADVERSARY.REGION": REGIONS,
 }
 
 

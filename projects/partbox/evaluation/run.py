@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from partbox.attacks import AttackResult, PartPrediction, attack_mode
+from partbox.attacks import AttackResult, attack_mode
 
+from .part_predictions import part_predict
 from .perturbations import Perturbation
 from .records import Record
 from .summary import summarize
@@ -63,14 +64,7 @@ def evaluate(
         ValueError: an attack on a model that does not look at the image (oracle extractor), or on the parts of one
             that has none.
     """
-    blind = [perturbation.name for perturbation in perturbations if perturbation.threat is not None]
-    if blind and not model.attackable:
-        raise ValueError(
-            f"this model's answer does not depend on the image: {blind[0]} would say nothing; use clean only"
-        )
-    on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
-    if on_parts and model.extractor is None:
-        raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
+    _check_attackable(model, perturbations)
     records: list[Record] = []
     metrics: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -100,6 +94,18 @@ def evaluate(
     return Evaluation(results, records, examples)
 
 
+def _check_attackable(model: Any, perturbations: Sequence[Perturbation]) -> None:
+    """Raises ValueError for an attack that has nothing to attack in this model."""
+    blind = [perturbation.name for perturbation in perturbations if perturbation.threat is not None]
+    if blind and not model.attackable:
+        raise ValueError(
+            f"this model's answer does not depend on the image: {blind[0]} would say nothing; use clean only"
+        )
+    on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
+    if on_parts and model.extractor is None:
+        raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
+
+
 def _one_batch(
     model: Any, batch: Batch, perturbation: Perturbation, seed: int
 ) -> tuple[AttackResult, list[dict[str, Any]]]:
@@ -120,11 +126,7 @@ def _attack_parts(
     model: Any, batch: Batch, perturbation: Perturbation, images: Tensor, labels: Tensor, seed: int
 ) -> AttackResult:
     """An attack on the parts; an image without part labels is attacked on the parts that the model sees in it."""
-
-    def predict(candidates: Tensor) -> PartPrediction:
-        output = model.run(candidates)
-        return PartPrediction(output.logits, output.evidence.mask_logits)
-
+    predict = part_predict(model)
     part_maps = model.level_map(model.targets_of(batch).part_maps)
     unlabelled = ~(part_maps > 0).flatten(1).any(dim=1)
     notes: tuple[str, ...] = ()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from partbox.attacks import PGD, ThreatModel, attack_mode
+from partbox.attacks import PGD, PartPGD, ThreatModel, attack_mode
 from partbox.attacks.draws import gaussian_starts
+from partbox.evaluation.part_predictions import part_predict
 from partbox.modeling import PartClassifier
 from partbox.modeling.part_classifier import PartTargets
 
@@ -35,6 +36,7 @@ class AdversarialObjective(ABC):
 
     Attributes:
         strength: share of eps in force, in [0, 1]; set from outside (eps warm-up). At 0 the images stay clean.
+        part_attack: None, or the attack on parts that takes the place of the one on the class alone.
         weight_perturbation: None, or what moves the weights against the update (AWP), while ``strength`` is above 0.
     """
 
@@ -51,6 +53,7 @@ class AdversarialObjective(ABC):
         self.random_start = random_start
         self.seed = seed
         self.strength = 1.0
+        self.part_attack: PartPGD | None = None
         self.weight_perturbation: WeightPerturbation | None = None
         self.attack_at(1.0)  # refuses bad settings before any work
 
@@ -77,7 +80,10 @@ class AdversarialObjective(ABC):
         ids = [f"{iteration}|{sample['image_id']}" for sample in batch]
         # In float16 the attack's gradient would underflow, and a blind attack looks like a robust model.
         with attack_mode(model), torch.autocast(images.device.type, enabled=False):
-            adversarial = self.perturb(model, images, targets.labels, ids)
+            if self.part_attack is not None:
+                adversarial = self._perturb_parts(self.part_attack, model, images, targets, ids)
+            else:
+                adversarial = self.perturb(model, images, targets.labels, ids)
         if self.weight_perturbation is not None:
             return self.weight_perturbation(self.losses, model, images, adversarial.detach(), targets)
         return self.losses(model, images, adversarial.detach(), targets)
@@ -85,6 +91,27 @@ class AdversarialObjective(ABC):
     def perturb(self, model: PartClassifier, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
         """Adversarial images (B, 3, H, W) of a model in evaluation mode."""
         return self.attack_at(self.strength).perturb(model.logits, images, labels, image_ids=ids, seed=self.seed)
+
+    def _perturb_parts(
+        self, attack: PartPGD, model: PartClassifier, images: Tensor, targets: PartTargets, ids: Sequence[str]
+    ) -> Tensor:
+        scaled = PartPGD(
+            attack.threat.scaled(self.strength),
+            attack.goal,
+            attack.steps,
+            attack.step_size * self.strength,
+            part_weight=attack.part_weight,
+            region=attack.region,
+        )
+        return scaled.perturb(
+            part_predict(model),
+            images,
+            targets.labels,
+            model.level_map(targets.part_maps),
+            image_ids=ids,
+            seed=self.seed,
+            random_start=self.random_start,
+        )
 
     @abstractmethod
     def losses(
