@@ -295,6 +295,8 @@ def test_no_key_is_parsed_and_ignored(run, reads, tmp_path):
     quick = [*SHORT, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.EMA.DECAY", "0.9"]
     for name in ("normal", "part_box", "part_pooling", "part_to_class"):
         run(*quick, *MODELS[name], "OUTPUT_DIR", tmp_path / name)
+    mixed = ["ADVERSARY.OBJECTIVE", "mat", "ADVERSARY.BETA", "0.5", "ADVERSARY.GOAL", "both"]
+    run(*quick, *MODELS["part_box"], *mixed, "OUTPUT_DIR", tmp_path / "mixed")
     assert sorted(own_keys() - reads) == []
     assert "ADVERSARY.NEVER_READ" not in reads
     assert len(own_keys()) > 40
@@ -306,6 +308,7 @@ def test_every_configuration_file_trains(run, tmp_path, config):
     run(
         *["--config-file", config, "OUTPUT_DIR", tmp_path / "run", "INPUT.SIZE", "(32, 32)"],
         *["SOLVER.MAX_ITER", "20", "SOLVER.IMS_PER_BATCH", "4", "ROBUST_EVAL.NUM_IMAGES", "4", "TEST.EVAL_PERIOD", "0"],
+        *["SOLVER.BASE_LR", "0.0001"],  # the files' rates are for their own batch sizes
         *["ADVERSARY.CLEAN_ITERS", "10", "ADVERSARY.EPS_WARMUP_ITERS", "5", "ADVERSARY.VALIDATION_IMAGES", "4"],
         *["DATASETS.TRAIN", "('example_train',)", "DATASETS.VALIDATION", "('example_val',)"],
         *["DATASETS.TEST", "('example_test',)", "MODEL.DEVICE", "cpu"],
