@@ -6,7 +6,7 @@ import pytest
 import torch
 from attack_networks import NORMS, arrays, labelled_images, reference_network, small_network
 
-from partbox.attacks import FAB, ThreatModel
+from partbox.attacks import FAB, AttackError, ThreatModel
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -85,3 +85,15 @@ def test_restarts_help_and_start_at_random():
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="FAB"):
         FAB(ThreatModel("linf", 0.1), **options)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_gradients_that_mean_nothing_are_errors(targeted):
+    model = small_network()
+    images, labels = labelled_images(model, 8)
+    attack = FAB(ThreatModel("linf", 0.1), 3, targeted=targeted)
+    bias = torch.nn.Parameter(torch.zeros(4))
+    with pytest.raises(AttackError, match="do not depend"):
+        attack(lambda batch: model(batch.detach()) + bias, images, labels)
+    with pytest.raises(AttackError, match="not finite"):
+        attack(lambda batch: model(batch) + (batch.flatten(1)[:, :1] * 0).sqrt(), images, labels)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from partbox.attacks import AttackError, ThreatModel
-from partbox.attacks.parts import PartPGD, PartPrediction, part_cross_entropy, region_mask
+from partbox.attacks.parts import NOT_LABELLED, PartPGD, PartPrediction, part_cross_entropy, region_mask
 
 SIZE, PARTS, CLASSES = 16, 3, 4
 
@@ -122,6 +122,30 @@ def test_part_loss_ignores_what_is_not_labelled(case):
     alone = nn.functional.cross_entropy(logits[:1], partly[:1, 1::2, 1::2], ignore_index=-1)
     torch.testing.assert_close(part_cross_entropy(logits, partly)[0], alone)
     assert float(part_cross_entropy(logits, torch.full_like(maps, -1)).abs().max()) == 0
+
+
+def test_unlabelled_pixels_and_the_loss_are_those_of_the_training(case):
+    """Attacks stand apart from data and modeling; what they write a second time must stay the same."""
+    from partbox.data.part_map import IGNORE
+    from partbox.modeling.losses import part_loss
+
+    model, images, _, maps = case
+    assert IGNORE == NOT_LABELLED
+    partly = maps.clone()
+    partly[:, : SIZE // 2] = IGNORE
+    logits = model(images).mask_logits
+    for i in range(len(images)):
+        expected = part_loss(logits[i : i + 1], partly[i : i + 1], at_image_size=False)
+        torch.testing.assert_close(part_cross_entropy(logits, partly)[i], expected)
+
+
+def test_an_image_without_anything_to_change_is_reported(case):
+    model, images, labels, maps = case
+    maps = maps.clone()
+    maps[3] = 0
+    result = PartPGD(ThreatModel("linf", 0.05), "parts", 3, region="object")(model, images, labels, maps)
+    assert result.zero_gradient.tolist() == [i == 3 for i in range(len(images))]
+    assert torch.equal(result.images[3], images[3])
 
 
 def test_blind_attacks_are_errors(case):

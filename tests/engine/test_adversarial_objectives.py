@@ -224,6 +224,8 @@ def test_gradient_at_moved_weights_is_the_gradient_there():
         ("clean", ["ADVERSARY.AWP_GAMMA", "0.01"], "adversarial OBJECTIVE"),
         ("clean", ["ADVERSARY.GOAL", "parts"], "adversarial OBJECTIVE"),
         ("trades", ["ADVERSARY.GOAL", "both"], "attack of its own"),
+        ("pgd", ["ADVERSARY.BETA", "3.0"], "pgd does not read it"),
+        ("pgd", ["ADVERSARY.GOAL", "parts", "ADVERSARY.GOAL_PART_WEIGHT", "0.9"], "GOAL parts does not read it"),
         ("n-fgsm", ["ADVERSARY.REGION", "object"], "attack of its own"),
         ("fgsm", [], "one of clean, pgd"),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor
 from .base import Ascent, Attack, Predict, Search, ascend, forward, take, whole_numbers
 from .draws import ImageId, boundary_starts
 from .objectives import OBJECTIVES, Objective, replaced_dlr, targeted_dlr
-from .threat import ThreatModel
+from .threat import ThreatModel, per_image
 
 TARGETED = "dlr-targeted"
 MOMENTUM = 0.75  # share of the new step; the rest is the previous move (paper: alpha)
@@ -252,14 +252,14 @@ class _Run:
         self.increases = self.increases + (found.loss > self.last_loss)
         self.last_loss = found.loss
         better = found.loss > self.best_loss
-        choose = _like(better, self.current)
+        choose = per_image(better, self.current)
         self.best = torch.where(choose, self.current, self.best)
         self.best_gradient = torch.where(choose, found.gradient, self.best_gradient)
         self.best_loss = torch.where(better, found.loss, self.best_loss)
 
     def move(self, threat: ThreatModel, share: float) -> None:
         """A step along the gradient with momentum (paper, equation 3): ``share`` of it, the rest of the last move."""
-        size = _like(self.step, self.current)
+        size = per_image(self.step, self.current)
         target = threat.project(self.clean, self.current + size * threat.ascent_direction(self.gradient))
         moved = self.current + (target - self.current) * share + (self.current - self.previous) * (1 - share)
         self.previous, self.current = self.current, threat.project(self.clean, moved)
@@ -272,11 +272,6 @@ class _Run:
         self.halved_at_check, self.best_at_check = halve, self.best_loss
         self.increases = torch.zeros_like(self.increases)
         self.step = torch.where(halve, self.step / 2, self.step)
-        choose = _like(halve, self.current)
+        choose = per_image(halve, self.current)
         self.current = torch.where(choose, self.best, self.current)
         self.gradient = torch.where(choose, self.best_gradient, self.gradient)
-
-
-def _like(values: Tensor, images: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1), to broadcast over images."""
-    return values.reshape(-1, *[1] * (images.dim() - 1))

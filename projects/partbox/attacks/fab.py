@@ -23,7 +23,7 @@ from .base import (
 from .draws import ImageId, boundary_starts, content_ids
 from .hyperplane import step_to_hyperplane
 from .objectives import TINY, margin, targeted_margin
-from .threat import ThreatModel
+from .threat import ThreatModel, per_image
 
 BIAS_LIMIT = 0.1  # largest share of the step that starts at the clean image (paper: alpha_max)
 OVERSHOOT = 1.05  # steps go this much beyond the linearised boundary (paper: eta)
@@ -168,7 +168,7 @@ class FAB(Attack):
             distance = self.threat.distance(clean, current)
             chase.see(rows[fooled], current[fooled], distance[fooled], margin(logits[fooled], labels[fooled]))
             drawn_back = clean + (current - clean) * BACKWARD
-            current = torch.where(_like(fooled, current), drawn_back, current)
+            current = torch.where(per_image(fooled, current), drawn_back, current)
             going = ~(fooled & (distance <= stop_within))
             if not bool(going.all()):
                 rows, clean, labels = rows[going], take(clean, going), labels[going]
@@ -189,12 +189,10 @@ class FAB(Attack):
                 raise AttackError("the logits do not depend on the images through differentiable operations")
             if targets is not None:
                 gaps = targeted_margin(logits, labels, targets)
-                (gradient,) = torch.autograd.grad(gaps.sum(), leaf)
-                return gaps.detach()[:, None], gradient[:, None]
+                return gaps.detach()[:, None], _gradients([gaps], leaf)
             others = _other_classes(logits.shape[1], labels)
             gaps = logits.gather(1, others) - logits.gather(1, labels[:, None])
-            gradients = [torch.autograd.grad(gap.sum(), leaf, retain_graph=True)[0] for gap in gaps.unbind(1)]
-            return gaps.detach(), torch.stack(gradients, dim=1)
+            return gaps.detach(), _gradients(list(gaps.unbind(1)), leaf)
 
     def _step(self, clean: Tensor, current: Tensor, gaps: Tensor, gradients: Tensor) -> Tensor:
         """From the linearised boundary nearest to ``current``: over it, with a pull to the clean image (eq. 8)."""
@@ -214,14 +212,27 @@ class FAB(Attack):
         return in_layout_of(clean, moved.clamp(0.0, 1.0).view(current.shape))
 
 
+def _gradients(gaps: list[Tensor], images: Tensor) -> Tensor:
+    """Gradients (B, J, C, H, W) of J logit differences (B,).
+
+    Raises:
+        AttackError: one is missing or not finite.
+    """
+    found = []
+    for number, gap in enumerate(gaps, start=1):
+        (gradient,) = torch.autograd.grad(gap.sum(), images, retain_graph=number < len(gaps), allow_unused=True)
+        if gradient is None:
+            raise AttackError("the logits require a gradient but do not depend on the images")
+        if not bool(torch.isfinite(gradient).all()):
+            raise AttackError("the gradient with respect to the images is not finite")
+        found.append(gradient)
+    return torch.stack(found, dim=1)
+
+
 def _other_classes(classes: int, labels: Tensor) -> Tensor:
     """(B, K - 1) all classes but the label."""
     every = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
     return every + (every >= labels[:, None])
-
-
-def _like(values: Tensor, images: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (images.dim() - 1))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .draws import ImageId, content_ids, random_starts
 from .objectives import cross_entropy, margin
 from .threat import ThreatModel, parse_eps
 
-NOT_LABELLED = -1
+NOT_LABELLED = -1  # as in partbox.data, which attacks do not import: they work without detectron2
 GOALS = ("parts", "both", "guided", "two-stage")
 REGIONS = ("all", "object", "background")
 
@@ -162,16 +162,14 @@ class PartPGD:
         images = images.detach()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
         allowed = region_mask(part_maps, self.region).to(images)
-        search = _Kept(images, labels, stop_when_fooled=self.goal in ("both", "two-stage"))
+        kept = _Kept(images, labels, stop_when_fooled=self.goal in ("both", "two-stage"))
         candidates = images + (random_starts(self.threat, images, ids, seed=seed, restart=0) - images) * allowed
         for step in range(self.steps + 1):
             found = self._ascend(predict, candidates, labels, part_maps, guides, step)
-            search.look(candidates, found.logits, found.value, stage=self._stage(step))
-            if step == self.steps:
-                break
-            moved = candidates + self.step_size * self.threat.ascent_direction(found.gradient * allowed)
-            candidates = self.threat.project(images, images + (moved - images) * allowed)
-        return search.result()
+            kept.look(candidates, found, allowed, stage=self._stage(step))
+            if step < self.steps:
+                candidates = self._step(images, candidates, found.gradient, allowed)
+        return kept.result()
 
     def perturb(
         self,
@@ -202,9 +200,12 @@ class PartPGD:
         candidates = images + (starts - images) * allowed
         for step in range(self.steps):
             found = self._ascend(predict, candidates, labels, part_maps, None, step)
-            moved = candidates + self.step_size * self.threat.ascent_direction(found.gradient * allowed)
-            candidates = self.threat.project(images, images + (moved - images) * allowed)
+            candidates = self._step(images, candidates, found.gradient, allowed)
         return candidates
+
+    def _step(self, images: Tensor, candidates: Tensor, gradient: Tensor, allowed: Tensor) -> Tensor:
+        moved = candidates + self.step_size * self.threat.ascent_direction(gradient * allowed)
+        return self.threat.project(images, images + (moved - images) * allowed)
 
     def _check_maps(self, images: Tensor, part_maps: Tensor, guides: Tensor | None) -> None:
         expected = (len(images), *images.shape[2:])
@@ -276,21 +277,23 @@ class _Kept:
         self.margin = torch.full_like(labels, -torch.inf, dtype=images.dtype)
         self.queries = torch.zeros_like(labels)
         self._highest = torch.full_like(self.margin, -torch.inf)
+        self._saw_only_zero = torch.ones_like(self.fooled)
         self._stage = 0
 
-    def look(self, candidates: Tensor, logits: Tensor, value: Tensor, *, stage: int) -> None:
+    def look(self, candidates: Tensor, found: _Found, allowed: Tensor, *, stage: int) -> None:
         """Take in one pass; values of different stages are not compared."""
         if stage != self._stage:
             self._stage, self._highest = stage, torch.full_like(self._highest, -torch.inf)
-        margins = margin(logits, self.labels)
-        better = value > self._highest
+        margins = margin(found.logits, self.labels)
+        better = found.value > self._highest
         if self.stop_when_fooled:
             better = (better | (margins > 0)) & ~self.fooled
         self.queries += 1
-        self._highest = torch.where(better, value, self._highest)
+        self._saw_only_zero &= (found.gradient * allowed == 0).flatten(1).all(dim=1)
+        self._highest = torch.where(better, found.value, self._highest)
         self.images[better] = candidates[better]
         self.margin[better] = margins[better]
         self.fooled = self.margin > 0
 
     def result(self) -> AttackResult:
-        return AttackResult(self.images, self.fooled, self.queries, self.margin)
+        return AttackResult(self.images, self.fooled, self.queries, self.margin, self._saw_only_zero)

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from .base import Attack, Predict, Search, forward, in_layout_of, take, whole_numbers
 from .draws import ImageId, image_generator
-from .objectives import margin
-from .threat import ThreatModel
+from .objectives import TINY, margin
+from .threat import ThreatModel, per_image
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which the squares' area is halved
-TINY = 1e-12
 
 
 class Square(Attack):
@@ -75,13 +74,38 @@ class Square(Attack):
         return self.first_share / 2 ** sum(query > halving for halving in HALVINGS)
 
     def search(self, predict: Predict, search: Search, image_ids: Sequence[ImageId], seed: int) -> None:
-        walk = _linf_walk if self.threat.norm == "linf" else _l2_walk
         for restart in range(self.restarts):
             rows = search.remaining
             if not len(rows):
                 return
             draws = [_Draws(seed, image_ids[row], restart) for row in rows.tolist()]
-            walk(self, predict, search, rows, draws)
+            self._walk(predict, search, rows, draws)
+
+    def _walk(self, predict: Predict, search: Search, rows: Tensor, draws: list[_Draws]) -> None:
+        """Random search from a random start (paper, algorithm 1); an image that is fooled leaves."""
+        linf = self.threat.norm == "linf"
+        start, propose = (_linf_start, _linf_candidates) if linf else (_l2_start, _l2_candidates)
+        clean, labels = take(search.clean, rows), search.labels[rows]
+        best = in_layout_of(clean, start(self.threat, clean, draws))
+        loss = torch.full_like(labels, -torch.inf, dtype=clean.dtype)
+        candidates = best
+        for query in range(self.queries + 1):
+            logits = forward(predict, candidates, labels)
+            losses = margin(logits, labels)
+            gone = search.look(rows, candidates, logits, losses)
+            better = losses > loss
+            best = in_layout_of(clean, torch.where(per_image(better, best), candidates, best))
+            loss = torch.where(better, losses, loss)
+            if query == self.queries:
+                return
+            if bool(gone.any()):
+                going = (~gone).nonzero().squeeze(1)
+                if not len(going):
+                    return
+                rows, labels, loss = rows[going], labels[going], loss[going]
+                clean, best = take(clean, going), take(best, going)
+                draws = [draws[i] for i in going.tolist()]
+            candidates = in_layout_of(clean, propose(self.threat, clean, best, self.area_share(query), draws))
 
 
 class _Draws:
@@ -114,72 +138,31 @@ def _corners(uniform: Tensor, free: int) -> Tensor:
     return (uniform * free).long()
 
 
-def _windows(corners: Tensor, side: int, extent: int) -> Tensor:
-    """(B,) first rows -> (B, extent) bool, True within ``side`` rows from there."""
-    places = torch.arange(extent, device=corners.device)
-    return (places >= corners[:, None]) & (places < corners[:, None] + side)
+def _window(corner: Tensor, side: int, height: int, width: int) -> Tensor:
+    """(B, 2) numbers in [0, 1) for the corner -> (B, 1, height, width) bool, True in a square of ``side`` pixels."""
+
+    def along(numbers: Tensor, extent: int) -> Tensor:
+        first, places = _corners(numbers, extent - side)[:, None], torch.arange(extent, device=numbers.device)
+        return (places >= first) & (places < first + side)
+
+    return (along(corner[:, 0], height)[:, :, None] & along(corner[:, 1], width)[:, None, :])[:, None]
 
 
-def _linf_walk(attack: Square, predict: Predict, search: Search, rows: Tensor, draws: list[_Draws]) -> None:
-    """Algorithm 1 with the sampling of algorithm 2: squares of colour -eps or +eps."""
-    clean, labels = take(search.clean, rows), search.labels[rows]
-    _, channels, height, width = clean.shape
-    low, high = (clean - attack.threat.eps).clamp(0, 1), (clean + attack.threat.eps).clamp(0, 1)
+def _linf_start(threat: ThreatModel, clean: Tensor, draws: Sequence[_Draws]) -> Tensor:
+    """Vertical stripes of -eps or +eps, a sign for each channel and column."""
+    _, channels, _, width = clean.shape
     stripes = _uniform(draws, channels * width, clean).reshape(-1, channels, 1, width) >= 0.5
-    best = in_layout_of(clean, torch.where(stripes, high, low))
-    logits = forward(predict, best, labels)
-    loss = margin(logits, labels)
-    gone = search.look(rows, best, logits, loss)
-    for query in range(attack.queries):
-        if bool(gone.any()):
-            going = (~gone).nonzero().squeeze(1)
-            if not len(going):
-                return
-            rows, labels, loss, clean = rows[going], labels[going], loss[going], take(clean, going)
-            low, high, best = take(low, going), take(high, going), take(best, going)
-            draws = [draws[i] for i in going.tolist()]
-        side = max(round(math.sqrt(attack.area_share(query) * height * width)), 1)
-        side = min(side, height, width)
-        numbers = _uniform(draws, 2 + channels, clean)
-        down = _windows(_corners(numbers[:, 0], height - side), side, height)
-        right = _windows(_corners(numbers[:, 1], width - side), side, width)
-        square = (down[:, :, None] & right[:, None, :])[:, None]
-        colour = (numbers[:, 2:] >= 0.5)[:, :, None, None]
-        candidates = in_layout_of(clean, torch.where(square, torch.where(colour, high, low), best))
-        logits = forward(predict, candidates, labels)
-        losses = margin(logits, labels)
-        gone = search.look(rows, candidates, logits, losses)
-        better = losses > loss
-        best = in_layout_of(clean, torch.where(better[:, None, None, None], candidates, best))
-        loss = torch.where(better, losses, loss)
+    return torch.where(stripes, clean + threat.eps, clean - threat.eps).clamp(0, 1)
 
 
-def _l2_walk(attack: Square, predict: Predict, search: Search, rows: Tensor, draws: list[_Draws]) -> None:
-    """Algorithm 1 with the sampling of algorithm 3: two windows give their budget to one bump."""
-    clean, labels = take(search.clean, rows), search.labels[rows]
+def _linf_candidates(threat: ThreatModel, clean: Tensor, best: Tensor, area: float, draws: Sequence[_Draws]) -> Tensor:
+    """One square of colour -eps or +eps (paper, algorithm 2)."""
     _, channels, height, width = clean.shape
-    best = _l2_start(attack.threat, clean, draws)
-    logits = forward(predict, best, labels)
-    loss = margin(logits, labels)
-    gone = search.look(rows, best, logits, loss)
-    for query in range(attack.queries):
-        if bool(gone.any()):
-            going = (~gone).nonzero().squeeze(1)
-            if not len(going):
-                return
-            rows, labels, loss = rows[going], labels[going], loss[going]
-            clean, best = take(clean, going), take(best, going)
-            draws = [draws[i] for i in going.tolist()]
-        side = max(round(math.sqrt(attack.area_share(query) * height * width)), 3)
-        side = min(side + 1 - side % 2, height, width)
-        numbers = _uniform(draws, 5 + channels, clean)
-        candidates = _l2_candidates(attack.threat, clean, best, side, numbers)
-        logits = forward(predict, candidates, labels)
-        losses = margin(logits, labels)
-        gone = search.look(rows, candidates, logits, losses)
-        better = losses > loss
-        best = in_layout_of(clean, torch.where(better[:, None, None, None], candidates, best))
-        loss = torch.where(better, losses, loss)
+    side = min(max(round(math.sqrt(area * height * width)), 1), height, width)
+    numbers = _uniform(draws, 2 + channels, clean)
+    square = _window(numbers[:, :2], side, height, width)
+    colour = (numbers[:, 2:] >= 0.5)[:, :, None, None]
+    return torch.where(square, torch.where(colour, clean + threat.eps, clean - threat.eps).clamp(0, 1), best)
 
 
 def _l2_start(threat: ThreatModel, clean: Tensor, draws: Sequence[_Draws]) -> Tensor:
@@ -198,7 +181,7 @@ def _l2_start(threat: ThreatModel, clean: Tensor, draws: Sequence[_Draws]) -> Te
             window = here * (signs[:, :, i, j, None, None] * 2.0 - 1.0)
             y, x = tops[0] + i * side, tops[1] + j * side
             delta[:, :, y : y + side, x : x + side] += window
-    return in_layout_of(clean, (clean + _unit(delta) * threat.eps).clamp(0, 1))
+    return (clean + _unit(delta) * threat.eps).clamp(0, 1)
 
 
 def _unit(delta: Tensor) -> Tensor:
@@ -211,25 +194,14 @@ def _length(delta: Tensor) -> Tensor:
     return delta.square().sum(dim=(2, 3), keepdim=True).sqrt()
 
 
-def _l2_candidates(threat: ThreatModel, clean: Tensor, best: Tensor, side: int, numbers: Tensor) -> Tensor:
-    """Move the budget of a second window, and what is unused, into a bump at a first window (paper, algorithm 3).
-
-    Args:
-        threat: l2.
-        clean: (B, C, H, W).
-        best: (B, C, H, W) so far.
-        side: of the square windows, in pixels.
-        numbers: (B, 5 + C) in [0, 1): two corners, the bump's orientation, and a sign for each channel.
-    """
+def _l2_candidates(threat: ThreatModel, clean: Tensor, best: Tensor, area: float, draws: Sequence[_Draws]) -> Tensor:
+    """Move the budget of a second window, and what is unused, into a bump at a first window (paper, algorithm 3)."""
     _, channels, height, width = clean.shape
+    side = max(round(math.sqrt(area * height * width)), 3)
+    side = min(side + 1 - side % 2, height, width)
+    numbers = _uniform(draws, 5 + channels, clean)  # two corners, the bump's orientation, a sign for each channel
     delta = best - clean
-
-    def window(first: int) -> Tensor:
-        down = _windows(_corners(numbers[:, first], height - side), side, height)
-        right = _windows(_corners(numbers[:, first + 1], width - side), side, width)
-        return (down[:, :, None] & right[:, None, :])[:, None]
-
-    one, two = window(0), window(2)
+    one, two = (_window(numbers[:, first : first + 2], side, height, width) for first in (0, 2))
     old = torch.where(one, delta, 0.0)
     budget = _length(torch.where(one | two, delta, 0.0)).square()
     unused = (threat.eps**2 - delta.flatten(1).square().sum(dim=1)).clamp_min(0.0)[:, None, None, None]
@@ -240,7 +212,7 @@ def _l2_candidates(threat: ThreatModel, clean: Tensor, best: Tensor, side: int, 
     fresh = fresh + old / (_length(old) + TINY)
     fresh = fresh / (_length(fresh) + TINY) * (unused / channels + budget).sqrt()
     delta = torch.where(one, fresh, torch.where(two, 0.0, delta))
-    return in_layout_of(clean, threat.project(clean, (clean + _unit(delta) * threat.eps).clamp(0, 1)))
+    return threat.project(clean, (clean + _unit(delta) * threat.eps).clamp(0, 1))
 
 
 def _bump(side: int) -> Tensor:

@@ -32,7 +32,7 @@ def parse_eps(value: float | int | str, name: str = "eps") -> float:
     return number
 
 
-def _per_image(values: Tensor, images: Tensor) -> Tensor:
+def per_image(values: Tensor, images: Tensor) -> Tensor:
     """Reshape (B,) so that it broadcasts over (B, ...)."""
     return values.reshape(-1, *[1] * (images.dim() - 1))
 
@@ -81,7 +81,7 @@ class ThreatModel:
             inside = torch.minimum(torch.maximum(candidates, images - self.eps), images + self.eps)
         else:
             delta = candidates - images
-            norms = _per_image(delta.flatten(1).norm(dim=1), delta)
+            norms = per_image(delta.flatten(1).norm(dim=1), delta)
             inside = images + delta * (self.eps / norms.clamp_min(1e-12)).clamp(max=1.0)
         return inside.clamp(0.0, 1.0)
 
@@ -90,6 +90,6 @@ class ThreatModel:
         if self.norm == "linf":
             return gradient.sign()
         # Confident models have gradients far below 1; scaled by their largest entry first, none is too small.
-        largest = _per_image(gradient.flatten(1).abs().amax(dim=1), gradient)
+        largest = per_image(gradient.flatten(1).abs().amax(dim=1), gradient)
         scaled = gradient / torch.where(largest > 0, largest, 1.0)
-        return scaled / _per_image(scaled.flatten(1).norm(dim=1), scaled).clamp_min(1.0)
+        return scaled / per_image(scaled.flatten(1).norm(dim=1), scaled).clamp_min(1.0)

@@ -34,12 +34,17 @@ from .objectives import (
     TrainingObjective,
 )
 from .objectives.weight_perturbation import WeightPerturbation
-from .setup import load_dataset
+from .setup import load_config, load_dataset
 
 logger = logging.getLogger(__name__)
 
 
 PROBED_IMAGES = 64
+WEIGHTED: dict[str, Callable[..., AdversarialObjective]] = {
+    "trades": TradesObjective,
+    "mart": MartObjective,
+    "mat": MixedObjective,
+}
 
 
 def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier:
@@ -168,6 +173,7 @@ def build_objective(cfg: CfgNode) -> TrainingObjective:
     adversary = cfg.ADVERSARY
     name = adversary.OBJECTIVE
     try:
+        _refuse_unread(adversary)
         if name == "clean":
             if adversary.AWP_GAMMA or adversary.GOAL != "class" or adversary.REGION != "all":
                 raise ValueError("AWP_GAMMA, GOAL and REGION need an adversarial OBJECTIVE, not clean")
@@ -180,6 +186,15 @@ def build_objective(cfg: CfgNode) -> TrainingObjective:
         return objective
     except ValueError as error:
         raise ConfigError(f"ADVERSARY: {error}") from error
+
+
+def _refuse_unread(adversary: CfgNode) -> None:
+    """Raises ValueError for a weight that was set and that the objective does not read."""
+    defaults = load_config().ADVERSARY
+    if adversary.BETA != defaults.BETA and adversary.OBJECTIVE not in WEIGHTED:
+        raise ValueError(f"BETA belongs to {', '.join(WEIGHTED)}; {adversary.OBJECTIVE} does not read it")
+    if adversary.GOAL_PART_WEIGHT != defaults.GOAL_PART_WEIGHT and adversary.GOAL != "both":
+        raise ValueError(f"GOAL_PART_WEIGHT belongs to GOAL both; GOAL {adversary.GOAL} does not read it")
 
 
 def _part_attack(cfg: CfgNode, objective: AdversarialObjective) -> PartPGD:
@@ -212,14 +227,9 @@ def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:
     }
     if name in ("pgd", "fgsm-rs"):
         return PGDObjective(threat, **attack)
-    weighted: dict[str, Callable[..., AdversarialObjective]] = {
-        "trades": TradesObjective,
-        "mart": MartObjective,
-        "mat": MixedObjective,
-    }
-    if name not in weighted:
+    if name not in WEIGHTED:
         raise ValueError(f"OBJECTIVE must be one of {', '.join(OBJECTIVES)}, not {name!r}")
-    return weighted[name](threat, beta=adversary.BETA, **attack)
+    return WEIGHTED[name](threat, beta=adversary.BETA, **attack)
 
 
 def build_training_batches(cfg: CfgNode, records: list[dict[str, Any]], start: int = 0) -> DataLoader:

@@ -44,6 +44,7 @@ class Perturbation:
         threat: None for clean images.
         passes: passes over an image (forward, most of them backward too), unless an image leaves early because it is
             fooled, or needs the margin's gradient as well because the loss has none.
+        on_parts: ``apply`` is called as a :class:`partbox.attacks.PartPGD`, with part predictions and part maps.
     """
 
     name: str

@@ -129,7 +129,42 @@ class PGDObjective(AdversarialObjective):
         return model.losses(adversarial, targets)
 
 
-class TradesObjective(AdversarialObjective):
+class TwoBranchObjective(AdversarialObjective):
+    """A classification loss of clean and adversarial images together; parts are learned on the adversarial ones.
+
+    Args:
+        beta: weight of the second term, >= 0.
+        **attack: see :class:`AdversarialObjective`.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    update_passes = 2
+
+    def __init__(self, threat: ThreatModel, *, beta: float, **attack: object) -> None:
+        super().__init__(threat, **attack)  # type: ignore[arg-type]
+        if beta < 0:
+            raise ValueError(f"BETA must not be negative, not {beta}")
+        self.beta = beta
+
+    @abstractmethod
+    def class_losses(
+        self, model: PartClassifier, clean: Tensor, adversarial: Tensor, targets: PartTargets
+    ) -> tuple[Tensor, Tensor]:
+        """The two terms, weighted against each other, of the logits (B, K) on clean and adversarial images."""
+
+    def losses(
+        self, model: PartClassifier, images: Tensor, adversarial: Tensor, targets: PartTargets
+    ) -> dict[str, Tensor]:
+        clean = model.run(images, targets.part_maps, evidence_needed=False).logits
+        output = model.run(adversarial, targets.part_maps)
+        first, second = self.class_losses(model, clean, output.logits, targets)
+        weight = 1 - model.part_loss_weight
+        return {"loss_class": weight * first, "loss_robust": weight * second, **model.part_losses(output, targets)}
+
+
+class TradesObjective(TwoBranchObjective):
     """Clean cross-entropy plus beta times KL(clean || adversarial) (TRADES, Zhang et al. 2019, arXiv 1901.08573).
 
     The attack maximises that divergence from a start 0.001 * N(0, 1) away, and asks for the clean logits once, not once
@@ -144,7 +179,6 @@ class TradesObjective(AdversarialObjective):
         ValueError: a setting out of range.
     """
 
-    update_passes = 2
     START_NOISE = 0.001
 
     @property
@@ -152,12 +186,9 @@ class TradesObjective(AdversarialObjective):
         return self.steps + 1  # the clean logits
 
     def __init__(self, threat: ThreatModel, *, beta: float, **attack: object) -> None:
-        super().__init__(threat, **attack)  # type: ignore[arg-type]
-        if beta < 0:
-            raise ValueError(f"BETA must not be negative, not {beta}")
+        super().__init__(threat, beta=beta, **attack)
         if not self.random_start:
             raise ValueError("TRADES needs RANDOM_START: its divergence has no gradient at the clean image")
-        self.beta = beta
 
     def perturb(self, model: PartClassifier, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
         with torch.no_grad():
@@ -174,20 +205,13 @@ class TradesObjective(AdversarialObjective):
             starts=starts,
         )
 
-    def losses(
-        self, model: PartClassifier, images: Tensor, adversarial: Tensor, targets: PartTargets
-    ) -> dict[str, Tensor]:
-        clean = model.run(images, targets.part_maps, evidence_needed=False).logits
-        output = model.run(adversarial, targets.part_maps)
-        weight = 1 - model.part_loss_weight
-        return {
-            "loss_class": weight * model.classification_loss(clean, targets),
-            "loss_robust": weight * self.beta * trades_robust_loss(clean, output.logits),
-            **model.part_losses(output, targets),
-        }
+    def class_losses(
+        self, model: PartClassifier, clean: Tensor, adversarial: Tensor, targets: PartTargets
+    ) -> tuple[Tensor, Tensor]:
+        return model.classification_loss(clean, targets), self.beta * trades_robust_loss(clean, adversarial)
 
 
-class MartObjective(AdversarialObjective):
+class MartObjective(TwoBranchObjective):
     """Boosted cross-entropy and a divergence that looks at misclassified images (MART, Wang et al. 2020).
 
     Args:
@@ -198,28 +222,15 @@ class MartObjective(AdversarialObjective):
         ValueError: a setting out of range.
     """
 
-    update_passes = 2
-
-    def __init__(self, threat: ThreatModel, *, beta: float, **attack: object) -> None:
-        super().__init__(threat, **attack)  # type: ignore[arg-type]
-        if beta < 0:
-            raise ValueError(f"BETA must not be negative, not {beta}")
-        self.beta = beta
-
-    def losses(
-        self, model: PartClassifier, images: Tensor, adversarial: Tensor, targets: PartTargets
-    ) -> dict[str, Tensor]:
-        clean = model.run(images, targets.part_maps, evidence_needed=False).logits
-        output = model.run(adversarial, targets.part_maps)
-        weight = 1 - model.part_loss_weight
-        return {
-            "loss_class": weight * boosted_cross_entropy(output.logits, targets.labels),
-            "loss_robust": weight * self.beta * mart_robust_loss(clean, output.logits, targets.labels),
-            **model.part_losses(output, targets),
-        }
+    def class_losses(
+        self, model: PartClassifier, clean: Tensor, adversarial: Tensor, targets: PartTargets
+    ) -> tuple[Tensor, Tensor]:
+        return boosted_cross_entropy(adversarial, targets.labels), self.beta * mart_robust_loss(
+            clean, adversarial, targets.labels
+        )
 
 
-class MixedObjective(AdversarialObjective):
+class MixedObjective(TwoBranchObjective):
     """(1 - beta) * clean + beta * adversarial cross-entropy (the original system's MAT).
 
     Args:
@@ -230,22 +241,14 @@ class MixedObjective(AdversarialObjective):
         ValueError: a setting out of range.
     """
 
-    update_passes = 2
-
     def __init__(self, threat: ThreatModel, *, beta: float, **attack: object) -> None:
-        super().__init__(threat, **attack)  # type: ignore[arg-type]
+        super().__init__(threat, beta=beta, **attack)
         if not 0 <= beta <= 1:
             raise ValueError(f"BETA of the mixed objective is a share in [0, 1], not {beta}")
-        self.beta = beta
 
-    def losses(
-        self, model: PartClassifier, images: Tensor, adversarial: Tensor, targets: PartTargets
-    ) -> dict[str, Tensor]:
-        clean = model.run(images, targets.part_maps, evidence_needed=False).logits
-        output = model.run(adversarial, targets.part_maps)
-        weight = 1 - model.part_loss_weight
-        return {
-            "loss_class": weight * (1 - self.beta) * model.classification_loss(clean, targets),
-            "loss_robust": weight * self.beta * functional.cross_entropy(output.logits, targets.labels),
-            **model.part_losses(output, targets),
-        }
+    def class_losses(
+        self, model: PartClassifier, clean: Tensor, adversarial: Tensor, targets: PartTargets
+    ) -> tuple[Tensor, Tensor]:
+        return (1 - self.beta) * model.classification_loss(clean, targets), self.beta * functional.cross_entropy(
+            adversarial, targets.labels
+        )
