@@ -122,10 +122,15 @@ def test_ensemble_is_the_worst_case_of_its_attacks_in_any_order():
     threat, ids = threat_of("linf"), list(range(64))
     ensemble = quick(AutoAttack(threat))
     result = ensemble(model, images, labels, image_ids=ids, seed=1)
-    each = {attack.name: attack(model, images, labels, image_ids=ids, seed=1).fooled for attack in ensemble.attacks}
+    alone = {attack.name: attack(model, images, labels, image_ids=ids, seed=1) for attack in ensemble.attacks}
+    each = {name: one.fooled for name, one in alone.items()}
     assert torch.equal(result.fooled, torch.stack(list(each.values())).any(dim=0))
     assert result.fooled_by[5] == "clean"
     assert int(result.queries[5]) == 1
+    robust = ~result.fooled  # the clean pass is shared, all others add up
+    spent = 1 + torch.stack([one.queries - 1 for one in alone.values()]).sum(dim=0)
+    assert bool(robust.any())
+    assert torch.equal(result.queries[robust], spent[robust])
     for index, name in enumerate(result.fooled_by):
         assert bool(name) == bool(result.fooled[index])
         if name not in ("", "clean"):

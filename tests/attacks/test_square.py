@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attack_networks import arrays, labelled_images, small_network
+from attack_networks import NORMS, arrays, labelled_images, small_network
 
 from partbox.attacks import Square, ThreatModel
+from partbox.attacks.objectives import margin
 from partbox.attacks.square import _bump
 
 
@@ -63,6 +64,29 @@ def test_images_have_squares_of_their_own():
     assert not torch.equal(apart.images[0], apart.images[1])
     assert torch.equal(same.images[0], same.images[1])
     assert torch.equal(same.images[0], apart.images[0])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_search_climbs_as_the_official_code_does(norm):
+    """Robust images' margins after 300 queries, three seeds: accepting the wrong squares leaves them far behind."""
+    official = pytest.importorskip("pyautoattack.square")
+    model = small_network()
+    images, labels = labelled_images(model)
+    eps = 0.005 if norm == "linf" else 0.05
+    clean = margin(model(images), labels)
+    gains: dict[str, list[float]] = {"ours": [], "official": []}
+    for seed in range(3):
+        found = Square(ThreatModel(norm, eps), 300)(model, images, labels, image_ids=range(len(images)), seed=seed)
+        peer = official.SquareAttack(model, norm=NORMS[norm], eps=eps, device="cpu", n_queries=300, seed=seed)
+        peer.rescale_schedule = False
+        peer.init_hyperparam(images)
+        torch.manual_seed(seed)
+        _, reached = peer.attack_single_run(images, labels)
+        gains["ours"].append(float((found.loss - clean)[~found.fooled].mean()))
+        gains["official"].append(float((margin(model(reached), labels) - clean)[~found.fooled].mean()))
+    ours, theirs = sum(gains["ours"]), sum(gains["official"])
+    assert theirs > 0
+    assert 0.93 * theirs < ours < 1.07 * theirs, gains
 
 
 @pytest.mark.parametrize("options", [{"queries": 0}, {"restarts": 0}, {"first_share": 0.0}, {"first_share": 1.5}])

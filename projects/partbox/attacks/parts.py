@@ -204,8 +204,10 @@ class PartPGD:
         return candidates
 
     def _step(self, images: Tensor, candidates: Tensor, gradient: Tensor, allowed: Tensor) -> Tensor:
-        moved = candidates + self.step_size * self.threat.ascent_direction(gradient * allowed)
-        return self.threat.project(images, images + (moved - images) * allowed)
+        # No gradient, no move: outside the region the candidates stay the clean image that they started as.
+        return self.threat.project(
+            images, candidates + self.step_size * self.threat.ascent_direction(gradient * allowed)
+        )
 
     def _check_maps(self, images: Tensor, part_maps: Tensor, guides: Tensor | None) -> None:
         expected = (len(images), *images.shape[2:])
