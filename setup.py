@@ -1,8 +1,8 @@
 """Packages partbox (from projects/partbox) and maskdino_ext.
 
 The ranges below say what the code needs; requirements/ pins the exact versions that are tested, and
-scripts/setup_env.sh installs those. detectron2 is not in the list: it has no release of its own on the package index
-(see requirements/README.md), so pip could not resolve it.
+scripts/setup_env.sh installs those. Not in the list (see requirements/README.md): detectron2, which has no release of
+its own on the package index, so pip could not resolve it; imagecorruptions-imaug, which would bring a second OpenCV.
 """
 
 import re
@@ -33,6 +33,10 @@ INSTALL_REQUIRES = [
     "safetensors>=0.4",
     "PyYAML>=6.0",
     "tqdm>=4.66",
+    "foolbox>=3.3.4",
+    "numba>=0.60",
+    "opencv-python-headless>=4.9",
+    "scikit-image>=0.24",
     # what detectron2 needs at run time and does not bring
     "black",
     "cloudpickle",

@@ -284,6 +284,8 @@ step_build_tools() {
 step_packages() {
     pip_install --no-build-isolation -r "$REPO/requirements/base.txt" -r "$REPO/requirements/dev.txt" ||
         fail_pip "installing the packages of requirements/base.txt"
+    pip_install --no-deps -r "$REPO/requirements/no_dependencies.txt" ||
+        fail_pip "installing the packages of requirements/no_dependencies.txt"
 }
 
 # The distribution is for another Python, so it goes in with --target, which replaces nothing without --upgrade.
@@ -311,7 +313,7 @@ for name in sys.argv[1:]:
     print("importing", name, flush=True)
     importlib.import_module(name)'
     run_logged "$VENV/bin/python" -I -W ignore -c "$code" torch torchvision timm detectron2 detectron2.projects.deeplab \
-        partbox maskdino_ext && return
+        imagecorruptions partbox maskdino_ext && return
     local module error
     module="$(sed -n 's/^importing //p' "$LOG" | tail -n 1)" error="$(tail -n 1 "$LOG")"
     case "$module" in

@@ -39,6 +39,7 @@ def install_requires() -> dict[str, Requirement]:
 
 
 BASE, DEV = read_requirements("base.txt"), read_requirements("dev.txt")
+NO_DEPENDENCIES = read_requirements("no_dependencies.txt")
 PINS = BASE | DEV
 
 
@@ -56,7 +57,7 @@ def needs(name: str, extras: frozenset[str] = frozenset()) -> list[Requirement]:
 
 
 def test_every_pin_is_exact() -> None:
-    for requirement in [*PINS.values(), *read_requirements("detectron2.txt").values()]:
+    for requirement in [*PINS.values(), *NO_DEPENDENCIES.values(), *read_requirements("detectron2.txt").values()]:
         assert re.fullmatch(r"==[^*]+", str(requirement.specifier)), requirement
     assert not set(BASE) & set(DEV)
     assert not any(TORCHS_OWN.match(name) for name in PINS), "a CPU build of torch needs none of these"
@@ -69,6 +70,13 @@ def test_nothing_that_is_installed_along_is_unpinned() -> None:
             if pinned == "torch" and TORCHS_OWN.match(name):
                 continue
             assert name in PINS, f"{pinned} needs {requirement}, which no file in requirements/ pins"
+
+
+def test_what_is_installed_without_its_requirements_finds_them_all_the_same() -> None:
+    for name in NO_DEPENDENCIES:
+        for requirement in needs(name):
+            wanted = canonicalize_name(requirement.name)
+            assert wanted in BASE or (wanted == "opencv-python" and "opencv-python-headless" in BASE), requirement
 
 
 @pytest.mark.parametrize("name", sorted(install_requires()))
@@ -86,7 +94,7 @@ def test_every_direct_requirement_has_its_reason() -> None:
 
 def test_what_the_packages_import_is_required() -> None:
     distributions = importlib.metadata.packages_distributions()
-    required = {*install_requires(), "partbox"}
+    required = {*install_requires(), *NO_DEPENDENCIES, "partbox"}
     for folder in PACKAGES.values():
         for path in folder.rglob("*.py"):
             for name in top_level_imports(path):
