@@ -26,13 +26,15 @@ FAKE_TORCH = "import os, time\ntime.sleep(float(os.environ.get('DOLL_SLEEP', '0'
 MARKER, STAMP = ".partbox-building", ".partbox-stamp"
 
 
-def write_wheel(folder: Path, name: str, version: str, files: dict[str, str], python: str = "py3") -> Path:
+def write_wheel(
+    folder: Path, name: str, version: str, files: dict[str, str], python: str = "py3", metadata: str = ""
+) -> Path:
     """Write a wheel of text files, RECORD included, as pip and drop_damaged.py expect it."""
     stem = f"{name}-{version}"
     info = f"{stem}.dist-info"
     files = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {python}-none-any\n",
     }
     record = ""
@@ -144,6 +146,10 @@ def build_house(root: Path) -> House:
     (requirements / "base.txt").write_text("\n".join(pins) + "\n")
     write_wheel(wheels, "dolltool", "1.0", {"dolltool.py": ""})
     (requirements / "dev.txt").write_text("dolltool==1.0\n")
+    # It asks for what no wheel here gives: an installation that followed it would fail.
+    corruptions = {"imagecorruptions/__init__.py": ""}
+    write_wheel(wheels, "imagecorruptions_imaug", "1.0", corruptions, metadata="Requires-Dist: opencv-python\n")
+    (requirements / "no_dependencies.txt").write_text("imagecorruptions-imaug==1.0\n")
     tree = {f"detectron2/{path}": "" for path in ("__init__.py", "projects/__init__.py", "projects/deeplab.py")}
     wheel = write_wheel(wheels, "sal_detectron2", "0.7.2", tree, python="cp310")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
