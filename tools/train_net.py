@@ -10,6 +10,9 @@ Examples:
         MODEL.WEIGHTS output/part_box/model_best.pth OUTPUT_DIR output/part_box_stronger \
         ROBUST_EVAL.PERTURBATIONS "[{'name': 'pgd', 'eps': '8/255', 'steps': 100, 'restarts': 5}]"
 
+    # go on with an evaluation that was killed: the same command again; in two processes at once:
+    python tools/train_net.py --eval-only --part 0/2 ... & python tools/train_net.py --eval-only --part 1/2 ...
+
     # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU)
     python tools/train_net.py --config-file configs/example/part_box.yaml --resume OUTPUT_DIR output/part_box
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -55,12 +59,24 @@ from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
+from partbox.evaluation.store import RecordsError
 from partbox.experiments import ExperimentError, describe_experiment
 from partbox.report.example_pictures import save_example_pictures
 from partbox.report.learning_curves import save_learning_curves
 from partbox.report.table import results_table
 
 logger = logging.getLogger("partbox")
+
+# Shown as one sentence, without a traceback.
+USER_ERRORS = (
+    AttackError,
+    CheckpointError,
+    ConfigError,
+    ExperimentError,
+    PartDatasetError,
+    RecordsError,
+    TrainingDiverged,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,6 +88,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST, train nothing"
+    )
+    parser.add_argument(
+        "--part",
+        type=parse_part,
+        default=(0, 1),
+        metavar="I/N",
+        help="with --eval-only: do part I (from 0) of N of the evaluation. Start N processes with the same OUTPUT_DIR, "
+        "on one machine or several; the last one to finish writes the results",
     )
     parser.add_argument("--dry-run", action="store_true", help="build and check everything, print the plan, and stop")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
@@ -124,12 +148,22 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     return str(best if validation is not None else final)
 
 
-def evaluate(cfg: CfgNode, weights: str) -> None:
+def parse_part(text: str) -> tuple[int, int]:
+    """``1/4`` -> (1, 4)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or int(match.group(1)) >= int(match.group(2)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, such as 0/2")
+    return int(match.group(1)), int(match.group(2))
+
+
+def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     """Evaluate ``weights``; writes results, records and pictures, prints the table."""
     load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     model = build_classifier(cfg, weights)
     check_attackable(cfg, model, training=False)
-    results = evaluate_and_save(cfg, model, weights=weights)
+    results = evaluate_and_save(cfg, model, weights=weights, part=part)
+    if results is None:
+        return
     save_example_pictures(cfg.OUTPUT_DIR)
     logger.info("\n%s", results_table({Path(cfg.OUTPUT_DIR).name: results}))
 
@@ -146,12 +180,15 @@ def main() -> None:
     if arguments.dry_run:
         print(plan(cfg, eval_only=arguments.eval_only))
         return
-    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only):
-        evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
+    if arguments.part[1] > 1 and not arguments.eval_only:
+        raise ConfigError("--part divides an evaluation: it needs --eval-only")
+    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
+        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
+        evaluate(cfg, weights, arguments.part)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (AttackError, CheckpointError, ConfigError, ExperimentError, PartDatasetError, TrainingDiverged) as problem:
+    except USER_ERRORS as problem:
         sys.exit(f"{type(problem).__name__}: {problem}")

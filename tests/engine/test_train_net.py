@@ -20,6 +20,8 @@ from detectron2.projects.deeplab import add_deeplab_config
 from small_models import MODELS, SMALL
 
 from partbox.config import add_partbox_config
+from partbox.engine.checks import ConfigError
+from partbox.evaluation.store import RecordsError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tools" / "train_net.py"
@@ -91,7 +93,7 @@ def test_train_evaluate_and_evaluate_again(run, tmp_path):
     expected = {"README.txt", "config.yaml", "log.txt", "metrics.json", "learning_curves.png", "results.json"}
     assert expected | {"records.jsonl", "examples.png", "model_best.pth", "model_final.pth", "command.txt"} <= names
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["schema_version"] == 1
+    assert results["schema_version"] == 2
     assert results["seeds"] == {"training": 1, "evaluation": 0}
     assert results["results"]["images"] == 22
     attack = results["results"]["by_perturbation"]["pgd-2 linf 8/255"]
@@ -107,9 +109,6 @@ def test_train_evaluate_and_evaluate_again(run, tmp_path):
     weights = tmp_path / "run" / "model_best.pth"
     run("--eval-only", "--config-file", config, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "again")
     again = json.loads((tmp_path / "again" / "results.json").read_text())
-    for results_of in (results, again):
-        for values in results_of["results"]["by_perturbation"].values():
-            values.pop("seconds")
     assert again["results"] == results["results"]
 
 
@@ -237,6 +236,58 @@ def test_resume_after_kill_ends_in_the_same_bits(run, example_root, tmp_path, ki
     ]
     assert iterations == sorted(set(iterations)), "an iteration was logged twice"
     assert len((tmp_path / "killed" / "command.txt").read_text().splitlines()) == 2
+
+
+def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(run, example_root, tmp_path):
+    folder = tmp_path / "run"
+    run(*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
+    attacks = "[{'name': 'pgd', 'eps': '8/255', 'steps': 150}, {'name': 'corruption', 'kind': 'fog', 'severity': 2}]"
+    again = ["--eval-only", "--config-file", folder / "config.yaml", "MODEL.WEIGHTS", folder / "model_best.pth"]
+    again += ["ROBUST_EVAL.PERTURBATIONS", attacks, "ROBUST_EVAL.BATCH_SIZE", "2"]
+    # SHORT comes first in start(); what follows overrides its attacks
+    process = start(example_root, tmp_path / "killed", *map(str, again))
+    records = tmp_path / "killed" / "records" / "process-0-of-1.jsonl"
+    deadline = time.monotonic() + 300
+    while not records.exists() or records.read_bytes().count(b"\n") < 50:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "results.json").exists(), "the evaluation ended before it was killed"
+
+    run(*SHORT, *again, "OUTPUT_DIR", tmp_path / "killed")
+    run(*SHORT, *again, "OUTPUT_DIR", tmp_path / "whole")
+    for part in ("1/2", "0/2"):
+        run("--part", part, *SHORT, *again, "OUTPUT_DIR", tmp_path / "parts")
+    whole, killed, parts = (read_results(tmp_path / name) for name in ("whole", "killed", "parts"))
+    assert whole == killed == parts
+    lines = {name: (tmp_path / name / "records.jsonl").read_bytes() for name in ("whole", "killed", "parts")}
+    assert lines["whole"] == lines["killed"] == lines["parts"]
+    assert whole["results"]["corruptions"]["accuracy"].keys() == {"fog"}
+    # the same folder with other weights: what is there stays
+    changed = [*again, "MODEL.WEIGHTS", folder / "resume_0000003.pth", "OUTPUT_DIR", tmp_path / "killed"]
+    (tmp_path / "killed" / "results.json").unlink()
+    with pytest.raises(RecordsError, match="weights was"):
+        run(*SHORT, *changed)
+
+
+def read_results(folder: Path) -> dict:
+    """``results.json`` without what tells one start from another."""
+    results = json.loads((folder / "results.json").read_text())
+    for key in ("created", "command", "seconds"):
+        del results[key]
+    config = yaml.safe_load(results.pop("config"))
+    assert config.pop("OUTPUT_DIR") == str(folder)
+    return {**results, "config": config}
+
+
+@pytest.mark.parametrize("part", ["2/2", "1", "a/b", "-1/2"])
+def test_a_part_that_is_none_is_refused(run, tmp_path, part):
+    with pytest.raises(SystemExit):
+        run("--eval-only", f"--part={part}", *SHORT, "OUTPUT_DIR", tmp_path)
+    with pytest.raises(ConfigError, match="--eval-only"):
+        run("--part=0/2", *SHORT, "OUTPUT_DIR", tmp_path)
 
 
 def differences(one, other, path: str = "") -> list[str]:

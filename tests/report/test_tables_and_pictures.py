@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from partbox.engine.examples import save_examples
+from partbox.evaluation.examples import save_examples, stack_examples
 from partbox.report.example_pictures import part_colours, save_example_pictures
 from partbox.report.learning_curves import save_learning_curves
 from partbox.report.table import results_table, seeds_table
@@ -77,18 +77,14 @@ def test_learning_curves(tmp_path):
 
 
 def test_example_pictures_hold_the_images_given(tmp_path):
-    def example(color: float, label: int) -> dict:
-        probabilities = torch.zeros(3, 4, 4)
-        probabilities[1, :2] = 1
-        return {
-            "sample": {"label": 0},
-            "image": torch.full((3, 8, 8), color),
-            "label": label,
-            "probabilities": torch.tensor([0.75, 0.25]),
-            "part_probabilities": probabilities,
-        }
+    def example(colors: list[float], label: int) -> dict:
+        masks = torch.zeros(3, 4, 4)
+        masks[1, :2] = 1
+        output = {"label": label, "probabilities": torch.tensor([0.75, 0.25]), "part_probabilities": masks}
+        images = [torch.full((3, 8, 8), color) for color in colors]
+        return stack_examples([{"label": 0}] * 2, images, [output] * 2)
 
-    examples = {"clean": [example(0.2, 0), example(0.4, 0)], "pgd": [example(0.6, 1), example(1.0, 1)]}
+    examples = {"clean": example([0.2, 0.4], 0), "pgd": example([0.6, 1.0], 1)}
     save_examples(tmp_path / "examples.npz", examples, ["<b>cat</b>", "dog"])
     with np.load(tmp_path / "examples.npz", allow_pickle=False) as stored:
         assert stored["images_1"][0, 0, 0].tolist() == [153, 153, 153]

@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .part_json_types import PartDatasetError
+
 Sample = dict[str, Any]
+FAILURE = "failure"  # key of a sample that could not be read; its only one
 Key = tuple[int, int]  # (index of the record, position in the stream)
 
 
@@ -68,9 +71,25 @@ class MappedRecords(Dataset[Sample]):
             np.random.seed(np.random.SeedSequence([self.seed, position]).generate_state(4))
             random.seed(f"{self.seed}|{position}")
             return self.mapper(self.records[index])
+        except PartDatasetError as error:
+            return {FAILURE: error}
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+class SampleLoader(DataLoader[Sample]):
+    """Batches as lists of samples; an image that cannot be read raises its own PartDatasetError.
+
+    From a worker process torch would raise another error, whose text is the worker's traceback.
+    """
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            for sample in batch:
+                if FAILURE in sample:
+                    raise sample[FAILURE]
+            yield batch
 
 
 def _as_list(samples: list[Sample]) -> list[Sample]:
@@ -89,9 +108,9 @@ def build_training_loader(
     seed: int,
     start: int = 0,
     workers: int = 0,
-) -> DataLoader[Sample]:
+) -> SampleLoader:
     """Endless batches (lists of samples) from iteration ``start`` on."""
-    return DataLoader(
+    return SampleLoader(
         MappedRecords(records, mapper, seed=seed),
         batch_sampler=TrainingStream(len(records), batch_size, seed=seed, start=start),
         num_workers=workers,
@@ -101,13 +120,19 @@ def build_training_loader(
 
 
 def build_test_loader(
-    records: Sequence[Sample], mapper: Callable[[Sample], Sample], *, batch_size: int, workers: int = 0
-) -> DataLoader[Sample]:
-    """Each record once, in order."""
+    records: Sequence[Sample],
+    mapper: Callable[[Sample], Sample],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    batches: Sequence[int] | None = None,
+) -> SampleLoader:
+    """Each record once, in order; or only the batches of these numbers, which hold the same images as ever."""
     keys = [(index, index) for index in range(len(records))]
-    return DataLoader(
+    every = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    return SampleLoader(
         MappedRecords(records, mapper, seed=0),
-        batch_sampler=[keys[start : start + batch_size] for start in range(0, len(keys), batch_size)],
+        batch_sampler=every if batches is None else [every[number] for number in batches],
         num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_one_thread,

@@ -36,6 +36,8 @@ class PartDatasetMapper:
         part_maps: whether part maps are wanted; without them no mask is decoded.
     """
 
+    image_format = "RGB"
+
     def __init__(
         self,
         size: tuple[int, int],
@@ -75,7 +77,7 @@ class PartDatasetMapper:
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Raises PartDatasetError where the image file cannot be read."""
         try:
-            image = detection_utils.read_image(record["file_name"], format="RGB")
+            image = detection_utils.read_image(record["file_name"], format=self.image_format)
         except (OSError, ValueError, SyntaxError) as error:
             raise PartDatasetError(
                 record["file_name"], f"image {record['image_id']}", f"unreadable: {error}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,23 +18,27 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
 
-from partbox.data.loader import build_test_loader, subset
+from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
-from partbox.evaluation import evaluate
+from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.evaluators import PartSegmentationEvaluator
+from partbox.evaluation.examples import save_examples
+from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
+from partbox.evaluation.perturbations import Perturbation
 from partbox.evaluation.records import write_records
+from partbox.evaluation.run import Evaluation, as_subject, conclude, missing_units, work
+from partbox.evaluation.store import RecordStore
 from partbox.files import write_text
 from partbox.modeling import PartClassifier
 
 from .build import perturbations_of
-from .examples import save_examples
-from .run_folder import config_hash
+from .run_folder import config_hash, effective_config
 from .setup import load_dataset
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PACKAGES = (
     "partbox",
     "detectron2",
@@ -44,6 +50,9 @@ PACKAGES = (
     "pillow",
     "torchmetrics",
     "pycocotools",
+    "imagecorruptions-imaug",
+    "scikit-image",
+    "opencv-python-headless",
 )
 
 
@@ -58,44 +67,103 @@ def versions() -> dict[str, str]:
     return found
 
 
-def evaluate_and_save(cfg: CfgNode, model: PartClassifier, *, weights: str, keep_examples: int = 8) -> dict[str, Any]:
+def fingerprint(
+    cfg: CfgNode, model: torch.nn.Module, records: Sequence[Mapping[str, Any]], perturbations: Sequence[Perturbation]
+) -> dict[str, Any]:
+    """What decides an evaluation's numbers; records made under another one are not mixed with these."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **{f"config {key}": value for key, value in effective_config(cfg).items() if key != "MODEL.WEIGHTS"},
+        "weights": weights_digest(model),
+        "images": records_digest(records),
+        "perturbations": [perturbation.settings for perturbation in perturbations],
+        "versions": versions(),
+        "device": next(model.parameters()).device.type,
+    }
+
+
+def records_digest(records: Sequence[Mapping[str, Any]]) -> str:
+    """Digest of images and labels of a dataset, wherever it lies."""
+    moved = [{**record, "file_name": Path(record["file_name"]).name} for record in records]
+    return hashlib.sha256(json.dumps(moved, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Digest of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def evaluate_and_save(
+    cfg: CfgNode, model: PartClassifier, *, weights: str, keep_examples: int = 8, part: tuple[int, int] = (0, 1)
+) -> dict[str, Any] | None:
     """Evaluate on ``DATASETS.TEST``; write ``results.json``, ``records.jsonl`` and ``examples.npz`` to ``OUTPUT_DIR``.
+
+    Finished batches are kept in ``OUTPUT_DIR/records`` at once: a killed evaluation goes on from there when it is
+    started again, and its results equal those of an uninterrupted one.
 
     Args:
         cfg: complete configuration.
         model: with its weights loaded.
         weights: where they come from, for the record.
         keep_examples: images of each perturbation to keep for pictures, at least 1.
+        part: (i, n): do the i-th of n parts of the work; whoever finishes last writes the results.
+
+    Returns:
+        The content of ``results.json``; None while parts of other processes are missing.
     """
     started = time.perf_counter()
     perturbations = perturbations_of(cfg)
     dataset = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     records = subset(dataset.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
-    loader = build_test_loader(
-        records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS
-    )
-    evaluators: list[DatasetEvaluator] = []
-    if model.extractor is not None:
-        names = {"part": model.part_names, "object": model.class_names, "fg": ("foreground",)}[model.level]
-        evaluators.append(PartSegmentationEvaluator(names, model.level_map))
-        if model.level == "part":
-            evaluators.append(PartBoxEvaluator(records, model.part_names))
-    outcome = evaluate(
-        model,
-        loader,
-        perturbations,
-        evaluators,
-        seed=cfg.ROBUST_EVAL.SEED,
-        keep_examples=keep_examples,
-        progress=sys.stderr.isatty(),
-    )
+    batches = RecordBatches(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS)
+    evaluators = image_evaluators(_evaluators(model, records), records)
     folder = Path(cfg.OUTPUT_DIR)
-    results = {
+    stamp = fingerprint(cfg, model, records, perturbations)
+    with RecordStore(folder / "records", stamp, process=f"{part[0]}-of-{part[1]}") as store:
+        subject = as_subject(model)
+        subject.check(perturbations)
+        work(
+            subject,
+            batches,
+            perturbations,
+            evaluators,
+            store,
+            seed=cfg.ROBUST_EVAL.SEED,
+            keep_examples=keep_examples,
+            part=part,
+        )
+        missing = missing_units(len(batches), perturbations, store)
+        if missing:
+            logger.info(
+                "Part %d of %d is done; %d batches of other parts are missing. Who finishes last writes the results.",
+                *(part[0], part[1], missing),
+            )
+            return None
+        outcome = conclude(len(batches), perturbations, evaluators, store)
+    results = _document(cfg, model, outcome, weights=weights, images=(len(records), len(dataset.records)))
+    results["seconds"] = time.perf_counter() - started
+    write_records(folder / "records.jsonl", outcome.records)
+    save_examples(folder / "examples.npz", outcome.examples, model.class_names)
+    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+    for warning in outcome.results["warnings"]:
+        logger.warning("%s", warning)
+    return results
+
+
+def _document(
+    cfg: CfgNode, model: PartClassifier, outcome: Evaluation, *, weights: str, images: tuple[int, int]
+) -> dict[str, Any]:
+    """What ``results.json`` holds; ``images``: evaluated, and in the dataset."""
+    return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "dataset": {"name": cfg.DATASETS.TEST[0], "images": len(records), "of": len(dataset.records)},
+        "dataset": {"name": cfg.DATASETS.TEST[0], "images": images[0], "of": images[1]},
         "weights": weights,
         "seeds": {"training": max(cfg.SEED, 0), "evaluation": cfg.ROBUST_EVAL.SEED},
         "config_hash": config_hash(cfg),
@@ -103,13 +171,16 @@ def evaluate_and_save(cfg: CfgNode, model: PartClassifier, *, weights: str, keep
         "device": str(model.device),
         "threads": torch.get_num_threads(),
         "class_names": list(model.class_names),
-        "seconds": time.perf_counter() - started,
         "results": outcome.results,
         "config": cfg.dump(),
     }
-    write_records(folder / "records.jsonl", outcome.records)
-    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
-    save_examples(folder / "examples.npz", outcome.examples, model.class_names)
-    for warning in outcome.results["warnings"]:
-        logger.warning("%s", warning)
-    return results
+
+
+def _evaluators(model: PartClassifier, records: list[dict[str, Any]]) -> list[DatasetEvaluator]:
+    if model.extractor is None:
+        return []
+    names = {"part": model.part_names, "object": model.class_names, "fg": ("foreground",)}[model.level]
+    evaluators: list[DatasetEvaluator] = [PartSegmentationEvaluator(names, model.level_map)]
+    if model.level == "part":
+        evaluators.append(PartBoxEvaluator(records, model.part_names))
+    return evaluators

@@ -39,6 +39,7 @@ model_best.pth        weights with the best validation under attack
 model_final.pth       weights at the end
 results.json          the evaluation: accuracies, threat models, seeds, versions, configuration
 records.jsonl         one line an image and perturbation
+records/              finished batches of the evaluation, from which an interrupted one goes on
 examples.png          clean and attacked images with the parts found
 """
 
@@ -72,9 +73,14 @@ def _plain(cfg: CfgNode) -> dict:
     return yaml.safe_load(cfg.dump())
 
 
+def effective_config(cfg: CfgNode) -> dict[str, object]:
+    """The configuration by dotted key, without what does not decide an evaluation's numbers."""
+    return _flat(_plain(cfg), NO_EFFECT)
+
+
 def config_hash(cfg: CfgNode) -> str:
     """Digest of the configuration without what does not decide an evaluation's numbers."""
-    text = json.dumps(_flat(_plain(cfg), NO_EFFECT), sort_keys=True, default=str)
+    text = json.dumps(effective_config(cfg), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -110,8 +116,10 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
 
 
 @contextmanager
-def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Iterator[Path]:
+def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, int] = (0, 1)) -> Iterator[Path]:
     """Lock the folder, start the log and write the configuration, its names completed from the dataset.
+
+    The parts (i, n) of one evaluation share the folder with each other, and with nobody else.
 
     Raises:
         ConfigError: another process writes to the folder, or it holds another run.
@@ -123,13 +131,13 @@ def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool) -> Iterator[Path]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_EX if part[1] == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
                 f"another process is writing to {folder}: wait for it, or choose another OUTPUT_DIR"
             ) from None
         for name in ("detectron2", "fvcore", "partbox"):
-            setup_logger(str(folder), name=name)
+            setup_logger(str(folder), distributed_rank=part[0], name=name)
         write_text(folder / "README.txt", CONTENTS)
         write_text(folder / ("config_evaluation.yaml" if eval_only else "config.yaml"), cfg.dump())
         write_text(folder / "environment.txt", collect_env_info() + "\n")

@@ -1,24 +1,26 @@
-"""detectron2 evaluators for part predictions."""
+"""Part IoU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.evaluation import DatasetEvaluator
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.classification import MulticlassJaccardIndex
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from partbox.data.part_map import IGNORE
 
+from .image_evaluator import ImageEvaluator, Measurement
 
-class PartSegmentationEvaluator(DatasetEvaluator):
-    """Part IoU with intersections and unions accumulated over the dataset (torchmetrics), never averaged by batch.
+
+class PartSegmentationEvaluator(ImageEvaluator):
+    """Part IoU with intersections and unions accumulated over the dataset, never averaged by batch or image.
 
     Inputs carry ``part_map`` (H, W); outputs carry ``part_probabilities`` (1 + P, h, w), which are enlarged to
-    (H, W) before the most probable part of each pixel is taken.
+    (H, W) before the most probable part of each pixel is taken. Of an image the confusion matrix (torchmetrics) is
+    kept: how many pixels of which part were found as which.
 
     Args:
         part_names: of the P parts (or objects, or the foreground, after the part level), without background.
@@ -26,44 +28,43 @@ class PartSegmentationEvaluator(DatasetEvaluator):
     """
 
     def __init__(self, part_names: Sequence[str], level_map: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
         self.names = ["background", *part_names]
         self.level_map = level_map
-        self.jaccard = MulticlassJaccardIndex(len(self.names), average="none", ignore_index=IGNORE)
-        self.seen = torch.zeros(len(self.names), dtype=torch.bool)
-        self.images = 0
 
-    def reset(self) -> None:
-        self.jaccard.reset()
-        self.seen.zero_()
-        self.images = 0
-
-    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        for sample, output in zip(inputs, outputs, strict=True):
-            target = sample["part_map"].cpu()
-            if self.level_map is not None:
-                target = self.level_map(target)
-            labelled = target[target != IGNORE]
-            if not len(labelled):
-                continue
-            masks = output["part_probabilities"][None].float().cpu()
-            enlarged = functional.interpolate(masks, size=target.shape, mode="bilinear", align_corners=False)
-            found = enlarged.argmax(dim=1)[0]
-            self.jaccard.update(found[None], target[None])
-            self.seen[labelled.unique()] = True
-            self.images += 1
-
-    def evaluate(self) -> dict[str, Any] | None:
-        """MIoU over the parts that occur in the labels, without and with background; None without labelled images."""
-        if not self.images:
+    def measure(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Measurement | None:
+        """``[[true, found, pixels], ...]``; None for an image whose parts are not labelled."""
+        target = sample["part_map"].cpu()
+        if self.level_map is not None:
+            target = self.level_map(target)
+        if not bool((target != IGNORE).any()):
             return None
-        ious = self.jaccard.compute()
-        parts = self.seen.clone()
+        masks = output["part_probabilities"][None].float().cpu()
+        enlarged = functional.interpolate(masks, size=target.shape, mode="bilinear", align_corners=False)
+        confusion = multiclass_confusion_matrix(
+            enlarged.argmax(dim=1), target[None], len(self.names), ignore_index=IGNORE
+        )
+        return [[true, found, int(confusion[true, found])] for true, found in confusion.nonzero().tolist()]
+
+    def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
+        """MIoU over the parts that occur in the labels, without and with background; None without labelled images."""
+        if not measurements:
+            return None
+        confusion = torch.zeros(len(self.names), len(self.names), dtype=torch.int64)
+        for measurement in measurements:
+            for true, found, pixels in measurement:
+                confusion[true, found] += pixels
+        labelled, predicted = confusion.sum(dim=1), confusion.sum(dim=0)
+        overlap = confusion.diagonal()
+        ious = overlap.double() / (labelled + predicted - overlap).clamp_min(1)
+        seen = labelled > 0
+        parts = seen.clone()
         parts[0] = False
         return {
             "part_segmentation": {
-                "images": self.images,
+                "images": len(measurements),
                 "mIoU": float(ious[parts].mean()) if bool(parts.any()) else None,
-                "mIoU_with_background": float(ious[self.seen].mean()),
-                "IoU": {name: float(ious[i]) for i, name in enumerate(self.names) if self.seen[i]},
+                "mIoU_with_background": float(ious[seen].mean()),
+                "IoU": {name: float(ious[i]) for i, name in enumerate(self.names) if seen[i]},
             }
         }

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
+
+from .image_evaluator import ImageEvaluator, Measurement
+from .outputs import decode_output, encode_output
 
 
 def boxes_of_masks(part_probabilities: Tensor, image_size: tuple[int, int]) -> Instances:
@@ -57,12 +60,12 @@ def boxes_of_masks(part_probabilities: Tensor, image_size: tuple[int, int]) -> I
     return instances
 
 
-class PartBoxEvaluator(COCOEvaluator):
+class PartBoxEvaluator(ImageEvaluator):
     """AP of part boxes in the photographs' own pixels, by detectron2's and COCO's rules.
 
     Inputs carry ``image_id``, ``height``, ``width`` (of the photograph) and ``image`` (3, H, W); outputs carry
     ``instances`` (boxes in the network's input) or, from a segmenter, ``part_probabilities``. Images whose parts are
-    not labelled are left out.
+    not labelled are left out. Of an image its boxes, scores and parts are kept.
 
     Args:
         records: of the evaluated images, in detectron2's format with contiguous category ids.
@@ -70,6 +73,7 @@ class PartBoxEvaluator(COCOEvaluator):
     """
 
     def __init__(self, records: Sequence[dict[str, Any]], part_names: Sequence[str]) -> None:
+        super().__init__()
         labelled = [record for record in records if record["part_labels"] != "none"]
         self._number = {record["image_id"]: i + 1 for i, record in enumerate(labelled)}
         self._boxes = sum(len(record["annotations"]) for record in labelled)
@@ -78,12 +82,11 @@ class PartBoxEvaluator(COCOEvaluator):
             path.write_text(json.dumps(self._coco(labelled, part_names)), encoding="utf-8")
             name = f"part_boxes_{id(self)}"
             MetadataCatalog.get(name).set(json_file=str(path), thing_classes=list(part_names))
-            super().__init__(name, tasks=("bbox",), distributed=False, use_fast_impl=False)
+            self._coco_evaluator = COCOEvaluator(name, tasks=("bbox",), distributed=False, use_fast_impl=False)
             MetadataCatalog.remove(name)
         # detectron2 logs a table of every category for each evaluation; the numbers are in the result.
-        self._logger = logging.getLogger(f"{__name__}.tables")
-        self._logger.setLevel(logging.WARNING)
-        self.reset()
+        self._coco_evaluator._logger = logging.getLogger(f"{__name__}.tables")
+        self._coco_evaluator._logger.setLevel(logging.WARNING)
 
     def _coco(self, records: Sequence[dict[str, Any]], part_names: Sequence[str]) -> dict[str, Any]:
         annotations: list[dict[str, Any]] = []
@@ -107,28 +110,33 @@ class PartBoxEvaluator(COCOEvaluator):
         categories = [{"id": i, "name": name} for i, name in enumerate(part_names)]
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
-    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
-        for sample, output in zip(inputs, outputs, strict=True):
-            if sample["image_id"] not in self._number:
-                continue
-            height, width = sample["image"].shape[-2:]
-            instances = output.get("instances")
-            if instances is None:
-                instances = boxes_of_masks(output["part_probabilities"], (height, width))
-            # detectron2 scales boxes in place; the caller's must stay as they are.
-            scaled = detector_postprocess(copy.deepcopy(instances), sample["height"], sample["width"])
-            super().process([{"image_id": self._number[sample["image_id"]]}], [{"instances": scaled}])
+    def measure(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Measurement | None:
+        """The image's number and its boxes; None for an image whose parts are not labelled."""
+        if sample["image_id"] not in self._number:
+            return None
+        height, width = sample["image"].shape[-2:]
+        instances = output.get("instances")
+        if instances is None:
+            instances = boxes_of_masks(output["part_probabilities"], (height, width))
+        # detectron2 scales boxes in place; the caller's must stay as they are.
+        scaled = detector_postprocess(copy.deepcopy(instances), sample["height"], sample["width"])
+        return {"number": self._number[sample["image_id"]], "output": encode_output({"instances": scaled})}
 
-    def evaluate(self) -> dict[str, Any] | None:
+    def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
         """AP figures in percent as detectron2 gives them, under ``part_box``; None without labelled boxes.
 
         A figure that COCO does not define (no label of that size or category) is None.
         """
-        if not self._boxes or not self._predictions:
+        if not self._boxes or not measurements:
             return None
+        self._coco_evaluator.reset()
+        found = False
+        for measurement in measurements:
+            output = decode_output(measurement["output"])
+            found = found or len(output["instances"]) > 0
+            self._coco_evaluator.process([{"image_id": measurement["number"]}], [output])
         with contextlib.redirect_stdout(io.StringIO()):
-            results = super().evaluate()
-        found = any(entry["instances"] for entry in self._predictions)
+            results = self._coco_evaluator.evaluate()
         # COCO has no value for sizes and categories without labels (None), and none at all where nothing was found (0).
         values = {key: float(value) if found else 0.0 for key, value in results["bbox"].items()}
         return {"part_box": {key: value if math.isfinite(value) else None for key, value in values.items()}}

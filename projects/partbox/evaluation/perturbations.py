@@ -8,29 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from partbox.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, PartPGD, Square, ThreatModel
-from partbox.attacks.base import Predict, check_logits
-from partbox.attacks.objectives import margin
+from partbox.corruptions import BENCHMARK, GROUPS, KINDS, SEVERITIES
+from partbox.corruptions.corrupt import check_kind
+
+from .unattacked import corrupt_batch, no_attack
 
 Apply = Callable[..., AttackResult]
-
-
-def no_attack(
-    predict: Predict, images: Tensor, labels: Tensor, *, image_ids: Sequence[int | str] | None = None, seed: int = 0
-) -> AttackResult:
-    """The clean images in the form of an attack's result."""
-    with torch.no_grad():
-        logits = check_logits(predict(images), labels)
-    return AttackResult(
-        images=images,
-        fooled=logits.argmax(dim=1) != labels,
-        queries=torch.ones(len(images), dtype=torch.int64),
-        loss=margin(logits, labels),
-        zero_gradient=torch.zeros(len(images), dtype=torch.bool),
-    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +29,7 @@ class Perturbation:
         passes: passes over an image (forward, most of them backward too), unless an image leaves early because it is
             fooled, or needs the margin's gradient as well because the loss has none.
         on_parts: ``apply`` is called as a :class:`partbox.attacks.PartPGD`, with part predictions and part maps.
+        corruption: (kind, severity) of a corruption; None for clean images and attacks.
     """
 
     name: str
@@ -53,6 +38,7 @@ class Perturbation:
     threat: ThreatModel | None
     passes: int
     on_parts: bool = False
+    corruption: tuple[str, int] | None = None
 
 
 def _clean(spec: dict[str, Any]) -> Perturbation:
@@ -91,10 +77,52 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
     return Perturbation(f"{attack.name} {threat}", attack, settings, threat, passes, on_parts=name == "parts")
 
 
+def _corruption(spec: dict[str, Any]) -> Perturbation:
+    missing = [key for key in ("kind", "severity") if key not in spec]
+    if missing:
+        raise ValueError(f"the perturbation corruption needs a {missing[0]}, such as {{kind: fog, severity: 3}}")
+    return corruption(spec.pop("kind"), spec.pop("severity"))
+
+
+def corruption(kind: str, severity: int) -> Perturbation:
+    """A corruption, see :func:`partbox.corruptions.corrupt`.
+
+    Raises:
+        ValueError: an unknown kind, or a severity other than 1 to 5.
+    """
+    check_kind(kind, severity)
+    settings = {
+        "name": "corruption",
+        "kind": kind,
+        "severity": severity,
+        "draw": "seeded by (evaluation seed, image id), the same at every severity",
+    }
+    apply = functools.partial(corrupt_batch, kind, severity)
+    return Perturbation(f"{kind} {severity}", apply, settings, None, 2, corruption=(kind, severity))
+
+
 BUILDERS: dict[str, Callable[[dict[str, Any]], Perturbation]] = {
     "clean": _clean,
+    "corruption": _corruption,
     **{name: functools.partial(_attack, name) for name in ATTACKS},
 }
+FAMILY = "corruptions"
+
+
+def _family(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The single corruptions that ``{name: corruptions, kinds: benchmark, severities: [1, 2, 3, 4, 5]}`` stands for."""
+    rest = dict(spec)
+    rest.pop("name")
+    kinds, severities = rest.pop("kinds", "benchmark"), rest.pop("severities", SEVERITIES)
+    if rest:
+        raise ValueError(f"the perturbation {FAMILY} has no setting {', '.join(map(repr, rest))}")
+    named = {"benchmark": BENCHMARK, "all": KINDS, **GROUPS}
+    if isinstance(kinds, str) and kinds not in named:
+        raise ValueError(f"kinds of corruptions are a list of names or one of {', '.join(named)}, not {kinds!r}")
+    if isinstance(severities, str) or not isinstance(severities, Sequence):
+        raise ValueError(f"severities are a list such as [1, 3, 5], not {severities!r}")
+    chosen = named[kinds] if isinstance(kinds, str) else kinds
+    return [{"name": "corruption", "kind": kind, "severity": one} for kind in chosen for one in severities]
 
 
 def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
@@ -108,7 +136,7 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
     rest = dict(spec)
     name = rest.pop("name")
     if name not in BUILDERS:
-        raise ValueError(f"unknown perturbation {name!r}; known: {', '.join(BUILDERS)}")
+        raise ValueError(f"unknown perturbation {name!r}; known: {', '.join((*BUILDERS, FAMILY))}")
     perturbation = BUILDERS[name](rest)
     if rest:
         raise ValueError(f"the perturbation {name} has no setting {', '.join(map(repr, rest))}")
@@ -116,15 +144,20 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
 
 
 def build_perturbations(specs: Sequence[Mapping[str, Any]]) -> list[Perturbation]:
-    """Build all perturbations of an evaluation; ``clean`` comes first, and is added where it is missing.
+    """Build all perturbations of an evaluation: clean (added where it is missing), corruptions, attacks.
+
+    ``{name: corruptions}`` stands for the 15 benchmark kinds at 5 severities.
 
     Raises:
         ValueError: see :func:`build_perturbation`; two perturbations that nothing tells apart by name.
     """
-    perturbations = [build_perturbation(spec) for spec in specs]
-    perturbations.sort(key=lambda perturbation: perturbation.threat is not None)
-    if not perturbations or perturbations[0].threat is not None:
+    single: list[Mapping[str, Any]] = []
+    for spec in specs:
+        single += _family(spec) if isinstance(spec, Mapping) and spec.get("name") == FAMILY else [spec]
+    perturbations = [build_perturbation(spec) for spec in single]
+    if not any(_order(perturbation) == 0 for perturbation in perturbations):
         perturbations.insert(0, build_perturbation({"name": "clean"}))
+    perturbations.sort(key=_order)
     names = [perturbation.name for perturbation in perturbations]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
@@ -132,3 +165,7 @@ def build_perturbations(specs: Sequence[Mapping[str, Any]]) -> list[Perturbation
             f"perturbations must differ in name, steps, norm or eps; repeated: {', '.join(sorted(repeated))}"
         )
     return perturbations
+
+
+def _order(perturbation: Perturbation) -> int:
+    return 2 if perturbation.threat is not None else int(perturbation.corruption is not None)

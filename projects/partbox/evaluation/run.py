@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from detectron2.evaluation import DatasetEvaluators
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
+from detectron2.evaluation import DatasetEvaluator
 from tqdm import tqdm
 
-from partbox.attacks import AttackResult, attack_mode
+from partbox.attacks import attack_mode
 
-from .part_predictions import part_predict
+from .batches import Batches, LoadedBatches
+from .image_evaluator import ImageEvaluator, image_evaluators
 from .perturbations import Perturbation
 from .records import Record
+from .store import RecordStore, Unit
+from .subject import Batch, ClassifierSubject, Subject
 from .summary import summarize
-
-Batch = Sequence[dict[str, Any]]
 
 
 @dataclass
@@ -28,138 +27,162 @@ class Evaluation:
     """Outcome of an evaluation.
 
     Attributes:
-        results: accuracies and the evaluators' metrics, plain values.
-        records: one an image and perturbation.
-        examples: the first few images of each perturbation, for pictures.
+        results: accuracies and the evaluators' metrics, plain values; computed from the records alone.
+        records: one an image and perturbation, by perturbation in the order of the images.
+        examples: arrays of the first few images of each perturbation, for pictures.
     """
 
     results: dict[str, Any]
     records: list[Record]
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    examples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def evaluate(
     model: Any,
-    batches: Iterable[Batch],
+    batches: Batches | Iterable[Batch],
     perturbations: Sequence[Perturbation],
-    evaluators: Sequence[Any] = (),
+    evaluators: Sequence[DatasetEvaluator] = (),
     *,
     seed: int = 0,
     keep_examples: int = 0,
     progress: bool = True,
+    store: RecordStore | None = None,
 ) -> Evaluation:
-    """Run every perturbation over all batches.
+    """Run every perturbation over all batches and compute the numbers.
 
     Args:
-        model: a torch module with ``attackable``, ``logits_for``, ``images_of`` and ``predict_batch`` as
-            :class:`partbox.modeling.PartClassifier` has them; its mode is restored afterwards.
-        batches: can be iterated once a perturbation; samples have ``image``, ``label`` and ``image_id``.
+        model: a :class:`partbox.modeling.PartClassifier`, or a :class:`partbox.evaluation.subject.Subject`; its mode is
+            restored afterwards.
+        batches: the images, as :class:`partbox.evaluation.batches.RecordBatches`, or lists of samples with ``image``,
+            ``label`` and ``image_id``.
         perturbations: from :func:`partbox.evaluation.perturbations.build_perturbations`.
-        evaluators: detectron2 evaluators; they see the predictions on the perturbed images.
+        evaluators: detectron2 evaluators; they see the outputs on the perturbed images.
         seed: of every random draw.
-        keep_examples: images of each perturbation to keep with their predictions.
+        keep_examples: images of each perturbation to keep with their predictions, from the first batch.
         progress: show a progress bar with the time left.
+        store: keeps finished batches; those that it has already are not done again.
 
     Raises:
         ValueError: an attack on a model that does not look at the image (oracle extractor), or on the parts of one
-            that has none.
+            that has none; see also :func:`partbox.evaluation.summary.summarize`.
+        RecordsError: records cannot be written.
     """
-    _check_attackable(model, perturbations)
-    records: list[Record] = []
-    metrics: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
-    notes: dict[str, set[str]] = {}
-    examples: dict[str, list[dict[str, Any]]] = {}
-    together = DatasetEvaluators(list(evaluators))
-    with attack_mode(model):
+    parts = _numbered(batches)
+    store = store if store is not None else RecordStore()
+    ready = image_evaluators(evaluators, parts.records)
+    subject = as_subject(model)
+    subject.check(perturbations)
+    work(subject, parts, perturbations, ready, store, seed=seed, keep_examples=keep_examples, progress=progress)
+    return conclude(len(parts), perturbations, ready, store)
+
+
+def _numbered(batches: Any) -> Batches:
+    numbered: Batches = batches if hasattr(batches, "load") else LoadedBatches(batches)
+    return numbered
+
+
+def as_subject(model: Any) -> Subject:
+    """The model under test; a part classifier is wrapped."""
+    subject: Subject = model if hasattr(model, "see") else ClassifierSubject(model)
+    return subject
+
+
+def units_of(batches: int, perturbations: Sequence[Perturbation]) -> list[Unit]:
+    """The whole work of an evaluation, in order."""
+    return [(perturbation.name, number) for perturbation in perturbations for number in range(batches)]
+
+
+def work(
+    subject: Subject,
+    batches: Batches,
+    perturbations: Sequence[Perturbation],
+    evaluators: Sequence[ImageEvaluator],
+    store: RecordStore,
+    *,
+    seed: int = 0,
+    keep_examples: int = 0,
+    progress: bool = True,
+    part: tuple[int, int] = (0, 1),
+) -> None:
+    """Do the batches that the store does not have yet.
+
+    Args:
+        subject: the model under test.
+        batches: all images.
+        perturbations: all perturbations.
+        evaluators: what measures each image.
+        store: gets each batch as soon as it is finished.
+        seed: of every random draw.
+        keep_examples: images of the first batch to keep for pictures.
+        progress: show a progress bar with the time left.
+        part: (i, n): do only every n-th batch from the i-th on, as one of n processes.
+    """
+    done = store.finished()
+    mine = units_of(len(batches), perturbations)[part[0] :: part[1]]
+    with (
+        attack_mode(subject.module),
+        # In a file (a job's log) a line every half minute is enough.
+        tqdm(
+            total=len(mine), unit="batch", disable=not progress, mininterval=0.2 if sys.stderr.isatty() else 30
+        ) as bar,
+    ):
+        bar.update(sum(unit in done for unit in mine))
+        bar.unpause()
         for perturbation in perturbations:
-            start = time.perf_counter()
-            together.reset()
-            kept = examples.setdefault(perturbation.name, [])
-            for batch in tqdm(batches, desc=perturbation.name, unit="batch", disable=not progress):
-                result, outputs = _one_batch(model, batch, perturbation, seed)
-                together.process(batch, outputs)
-                notes.setdefault(perturbation.name, set()).update(result.notes)
-                records += _records(batch, outputs, result, perturbation, model.images_of(batch))
-                for index in range(min(len(batch), keep_examples - len(kept))):
-                    kept.append({"sample": batch[index], "image": result.images[index], **outputs[index]})
-            metrics[perturbation.name] = together.evaluate() or {}
-            seconds[perturbation.name] = time.perf_counter() - start
+            missing = [number for name, number in mine if name == perturbation.name and (name, number) not in done]
+            bar.set_description(perturbation.name)
+            mapper = subject.mapper(batches.mapper, perturbation, seed)
+            for number, batch in zip(missing, _loaded(batches, missing, mapper), strict=True):
+                seen = subject.see(batch, perturbation, seed)
+                if number == 0 and keep_examples:
+                    store.save_examples(perturbation.name, seen.examples(keep_examples))
+                store.append((perturbation.name, number), _measured(seen.records, batch, seen.outputs, evaluators))
+                bar.update()
+
+
+def _loaded(batches: Batches, numbers: Sequence[int], mapper: Any) -> Iterator[Batch]:
+    if numbers:  # a loader of nothing would start its processes all the same
+        yield from batches.load(numbers, mapper)
+
+
+def _measured(
+    records: Sequence[Record], batch: Batch, outputs: Sequence[Any], evaluators: Sequence[ImageEvaluator]
+) -> list[Record]:
+    complete = []
+    for record, sample, output in zip(records, batch, outputs, strict=True):
+        found = {one.name: one.measure(sample, output) for one in evaluators}
+        complete.append(replace(record, measurements=found))
+    return complete
+
+
+def missing_units(batches: int, perturbations: Sequence[Perturbation], store: RecordStore) -> int:
+    """How many batches are not finished."""
+    done = store.finished()
+    return sum(unit not in done for unit in units_of(batches, perturbations))
+
+
+def conclude(
+    batches: int, perturbations: Sequence[Perturbation], evaluators: Sequence[ImageEvaluator], store: RecordStore
+) -> Evaluation:
+    """The numbers of a finished evaluation, from its records alone.
+
+    Raises:
+        ValueError: batches are missing.
+    """
+    done = store.finished()
+    missing = [unit for unit in units_of(batches, perturbations) if unit not in done]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} batches are not finished, the first is number {missing[0][1]} of {missing[0][0]}"
+        )
+    records = [record for unit in units_of(batches, perturbations) for record in done[unit]]
     results = summarize(records, perturbations)
     for perturbation in perturbations:
+        its = [record for record in records if record.perturbation == perturbation.name]
         entry = results["by_perturbation"][perturbation.name]
-        entry.update(settings=perturbation.settings, seconds=seconds[perturbation.name])
-        entry["notes"] = sorted(notes[perturbation.name])
-        entry.update(metrics[perturbation.name])
-    return Evaluation(results, records, examples)
-
-
-def _check_attackable(model: Any, perturbations: Sequence[Perturbation]) -> None:
-    """Raises ValueError for an attack that has nothing to attack in this model."""
-    blind = [perturbation.name for perturbation in perturbations if perturbation.threat is not None]
-    if blind and not model.attackable:
-        raise ValueError(
-            f"this model's answer does not depend on the image: {blind[0]} would say nothing; use clean only"
-        )
-    on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
-    if on_parts and model.extractor is None:
-        raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
-
-
-def _one_batch(
-    model: Any, batch: Batch, perturbation: Perturbation, seed: int
-) -> tuple[AttackResult, list[dict[str, Any]]]:
-    """Perturb a batch and ask the model about what came out."""
-    images = model.images_of(batch)
-    labels = torch.tensor([sample["label"] for sample in batch], device=images.device)
-    ids = [sample["image_id"] for sample in batch]
-    if perturbation.on_parts:
-        result = _attack_parts(model, batch, perturbation, images, labels, seed)
-    else:
-        result = perturbation.apply(model.logits_for(batch), images, labels, image_ids=ids, seed=seed)
-    with torch.no_grad():
-        outputs = model.predict_batch(result.images, batch)
-    return result, outputs
-
-
-def _attack_parts(
-    model: Any, batch: Batch, perturbation: Perturbation, images: Tensor, labels: Tensor, seed: int
-) -> AttackResult:
-    """An attack on the parts; an image without part labels is attacked on the parts that the model sees in it."""
-    predict = part_predict(model)
-    part_maps = model.level_map(model.targets_of(batch).part_maps)
-    unlabelled = ~(part_maps > 0).flatten(1).any(dim=1)
-    notes: tuple[str, ...] = ()
-    if bool(unlabelled.any()):
-        with torch.no_grad():
-            seen = predict(images[unlabelled]).mask_logits.argmax(dim=1)
-        enlarged = functional.interpolate(seen[:, None].double(), size=images.shape[-2:], mode="nearest")
-        part_maps = part_maps.clone()
-        part_maps[unlabelled] = enlarged[:, 0].to(part_maps)
-        notes = ("images without part labels were attacked on the parts that the model sees in the clean image",)
-    ids = [sample["image_id"] for sample in batch]
-    result: AttackResult = perturbation.apply(predict, images, labels, part_maps, image_ids=ids, seed=seed)
-    return replace(result, notes=(*result.notes, *notes))
-
-
-def _records(
-    batch: Batch, outputs: Sequence[dict[str, Any]], result: AttackResult, perturbation: Perturbation, clean: Tensor
-) -> list[Record]:
-    threat = perturbation.threat
-    distances = threat.distance(clean, result.images).tolist() if threat is not None else [0.0] * len(batch)
-    return [
-        Record(
-            image_id=sample["image_id"],
-            perturbation=perturbation.name,
-            label=sample["label"],
-            prediction=output["label"],
-            # A verdict that flips when the found image is seen again in another batch stays fooled: the attack won.
-            fooled=bool(result.fooled[i]) or output["label"] != sample["label"],
-            loss=None if result.loss is None else float(result.loss[i]),
-            queries=int(result.queries[i]),
-            distance=distances[i],
-            zero_gradient=result.zero_gradient is not None and bool(result.zero_gradient[i]),
-            fooled_by=result.fooled_by[i] if result.fooled_by else "",
-        )
-        for i, (sample, output) in enumerate(zip(batch, outputs, strict=True))
-    ]
+        entry["settings"] = perturbation.settings
+        entry["notes"] = sorted({note for record in its for note in record.notes})
+        for evaluator in evaluators:
+            measured = [record.measurements[evaluator.name] for record in its]
+            entry.update(evaluator.combine([one for one in measured if one is not None]) or {})
+    return Evaluation(results, records, {one.name: store.load_examples(one.name) for one in perturbations})

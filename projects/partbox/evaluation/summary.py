@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from partbox.corruptions import BENCHMARK, mean_corruption_error, mean_error, mean_performance, relative_performance
+from partbox.corruptions.kinds import SEVERITIES
 
 from .perturbations import Perturbation
 from .records import Record
@@ -22,27 +25,44 @@ def worst_case(records: Sequence[Record]) -> dict[int | str, bool]:
     return right
 
 
-def _of_perturbation(records: Sequence[Record], clean_right: dict[int | str, bool]) -> dict[str, Any]:
-    right = [record for record in records if not record.fooled and clean_right[record.image_id]]
+def _of_perturbation(
+    perturbation: Perturbation, records: Sequence[Record], clean_right: Mapping[int | str, bool]
+) -> dict[str, Any]:
+    # A corruption is no adversary: an image that it happens to put right counts as right.
+    needed = clean_right if perturbation.threat is not None else dict.fromkeys(clean_right, True)
+    verdicts = [not record.fooled and needed[record.image_id] for record in records]
     by_class: dict[int, list[bool]] = defaultdict(list)
-    for record in records:
-        by_class[record.label].append(not record.fooled and clean_right[record.image_id])
-    return {
+    for record, right in zip(records, verdicts, strict=True):
+        if record.label is not None:
+            by_class[record.label].append(right)
+    entry: dict[str, Any] = {
         "images": len(records),
-        "correct": len(right),
-        "accuracy": len(right) / len(records),
-        "accuracy_by_class": {str(label): sum(values) / len(values) for label, values in sorted(by_class.items())},
         "mean_queries": sum(record.queries for record in records) / len(records),
         "largest_distance": max(record.distance for record in records),
         "zero_gradient_images": sum(record.zero_gradient and not record.fooled for record in records),
     }
+    if by_class:
+        entry["correct"] = sum(verdicts)
+        entry["accuracy"] = sum(verdicts) / len(records)
+        entry["accuracy_by_class"] = {label: sum(right) / len(right) for label, right in _by_text(by_class)}
+    objects = [record.objects for record in records if record.objects is not None]
+    if objects:
+        entry["objects"] = sum(objects)
+        entry["objects_found"] = sum(record.found or 0 for record in records)
+        entry["object_recall"] = entry["objects_found"] / entry["objects"] if entry["objects"] else None
+    return entry
+
+
+def _by_text(values: Mapping[int, list[bool]]) -> list[tuple[str, list[bool]]]:
+    return [(str(label), values[label]) for label in sorted(values)]
 
 
 def summarize(records: Sequence[Record], perturbations: Sequence[Perturbation]) -> dict[str, Any]:
-    """Accuracies in [0, 1] of an evaluation.
+    """The numbers of an evaluation that follow from verdicts; shares in [0, 1].
 
-    The accuracy under one attack counts the images that are right on the clean image and under that attack.
-    ``robust_accuracy`` counts, for each threat model, those that are right under every one of its attacks.
+    The accuracy under one attack counts the images that are right on the clean image and under that attack, the
+    accuracy under a corruption those that are right under it. ``robust_accuracy`` counts, for each threat model, the
+    images that are right on the clean image and under every one of its attacks.
 
     Raises:
         ValueError: a perturbation misses images that another one has.
@@ -58,29 +78,63 @@ def summarize(records: Sequence[Record], perturbations: Sequence[Perturbation]) 
         if {record.image_id for record in groups[perturbation.name]} != ids:
             raise ValueError(f"the perturbation {perturbation.name} was not run on the same images as clean")
     clean_right = {record.image_id: not record.fooled for record in clean}
-    counts = Counter(record.label for record in clean)
-    majority = max(counts.values()) / len(clean)
-    by_threat: dict[str, list[Record]] = defaultdict(list)
-    for perturbation in perturbations:
-        if perturbation.threat is not None:
-            by_threat[str(perturbation.threat)] += groups[perturbation.name]
-    results = {
-        "images": len(clean),
-        "clean_accuracy": _accuracy(clean),
-        "majority_share": majority,
-        "chance": 1 / max(1, len(counts)),
-        "by_perturbation": {p.name: _of_perturbation(groups[p.name], clean_right) for p in perturbations},
-        "robust_accuracy": {
-            threat: sum(worst_case(clean + attacked).values()) / len(clean) for threat, attacked in by_threat.items()
-        },
-    }
+    results: dict[str, Any] = {"images": len(clean)}
+    results["by_perturbation"] = {p.name: _of_perturbation(p, groups[p.name], clean_right) for p in perturbations}
+    if all(record.label is not None for record in clean):
+        results.update(_of_classifier(clean, groups, perturbations))
+        results["corruptions"] = _of_corruptions(results, perturbations)
     results["warnings"] = _warnings(results)
     return results
 
 
+def _of_classifier(
+    clean: Sequence[Record], groups: Mapping[str, list[Record]], perturbations: Sequence[Perturbation]
+) -> dict[str, Any]:
+    counts = Counter(record.label for record in clean)
+    by_threat: dict[str, list[Record]] = defaultdict(list)
+    for perturbation in perturbations:
+        if perturbation.threat is not None:
+            by_threat[str(perturbation.threat)] += groups[perturbation.name]
+    return {
+        "clean_accuracy": _accuracy(clean),
+        "majority_share": max(counts.values()) / len(clean),
+        "chance": 1 / max(1, len(counts)),
+        "robust_accuracy": {
+            threat: sum(worst_case([*clean, *attacked]).values()) / len(clean) for threat, attacked in by_threat.items()
+        },
+    }
+
+
+def _of_corruptions(results: Mapping[str, Any], perturbations: Sequence[Perturbation]) -> dict[str, Any] | None:
+    """Accuracy by kind and severity; means where all 15 benchmark kinds are there at all 5 severities."""
+    accuracy: dict[str, dict[int, float]] = defaultdict(dict)
+    for perturbation in perturbations:
+        if perturbation.corruption is not None:
+            kind, severity = perturbation.corruption
+            accuracy[kind][severity] = results["by_perturbation"][perturbation.name]["accuracy"]
+    if not accuracy:
+        return None
+    found: dict[str, Any] = {
+        "accuracy": {
+            kind: {str(one): values[one] for one in sorted(values)} for kind, values in sorted(accuracy.items())
+        }
+    }
+    complete = {kind: [values[one] for one in SEVERITIES] for kind, values in accuracy.items() if len(values) == 5}
+    if set(BENCHMARK) <= set(complete):
+        errors = {kind: [1 - one for one in complete[kind]] for kind in BENCHMARK}
+        found["kinds_averaged"] = list(BENCHMARK)
+        found["mean_error"] = mean_error(errors)
+        found["mean_corruption_error"] = mean_corruption_error(errors)
+        found["mean_corruption_error_baseline"] = "AlexNet on ImageNet-C; comparable with others on ImageNet-C only"
+        found["mean_accuracy"] = mean_performance(complete)
+        if results["clean_accuracy"]:
+            found["relative_accuracy"] = relative_performance(complete, results["clean_accuracy"])
+    return found
+
+
 def _warnings(results: dict[str, Any]) -> list[str]:
     found = []
-    if results["clean_accuracy"] < results["majority_share"]:
+    if "clean_accuracy" in results and results["clean_accuracy"] < results["majority_share"]:
         found.append("clean accuracy is below always answering the most frequent class: a broken run")
     for name, values in results["by_perturbation"].items():
         if values["zero_gradient_images"]:

@@ -1,0 +1,94 @@
+"""Evaluators that keep, of each image, only what their numbers need: so that a killed evaluation can go on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.evaluation import DatasetEvaluator
+
+from .outputs import decode_output, encode_output
+
+Measurement = Any  # what JSON can hold
+
+
+class ImageEvaluator(DatasetEvaluator):
+    """A detectron2 evaluator in two halves: what it keeps of an image, and the numbers of a dataset.
+
+    The first half is plain JSON values, which a record on disk carries; results computed from records therefore equal
+    those of an evaluation in one go.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    @property
+    def name(self) -> str:
+        """Under which a record keeps the measurement."""
+        return type(self).__name__
+
+    @abstractmethod
+    def measure(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Measurement | None:
+        """What is to be kept of one image, plain JSON values; None leaves the image out."""
+
+    @abstractmethod
+    def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
+        """The numbers of all measured images; None where there is nothing to say."""
+
+    def reset(self) -> None:
+        self._measurements: list[Measurement] = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        for sample, output in zip(inputs, outputs, strict=True):
+            measurement = self.measure(sample, output)
+            if measurement is not None:
+                self._measurements.append(measurement)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        return self.combine(self._measurements)
+
+
+class ReplayedEvaluator(ImageEvaluator):
+    """Any other detectron2 evaluator: the model's outputs are kept, and shown to it once all images are there.
+
+    Args:
+        evaluator: sees, as inputs, the dataset's records (``file_name``, ``image_id``, size), not the images.
+        records: of the dataset, detectron2's dicts with ``image_id``.
+    """
+
+    def __init__(self, evaluator: DatasetEvaluator, records: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.evaluator = evaluator
+        self.records = {record["image_id"]: dict(record) for record in records}
+
+    @property
+    def name(self) -> str:
+        return type(self.evaluator).__name__
+
+    def measure(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Measurement:
+        return {"image_id": sample["image_id"], "output": encode_output(output)}
+
+    def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
+        self.evaluator.reset()
+        for measurement in measurements:
+            record = self.records[measurement["image_id"]]
+            self.evaluator.process([record], [decode_output(measurement["output"])])
+        found: dict[str, Any] | None = self.evaluator.evaluate()
+        return found
+
+
+def image_evaluators(
+    evaluators: Sequence[DatasetEvaluator], records: Sequence[Mapping[str, Any]]
+) -> list[ImageEvaluator]:
+    """The evaluators, those that are not in two halves replayed.
+
+    Raises:
+        ValueError: two of one name: a record could not keep them apart.
+    """
+    ready = [one if isinstance(one, ImageEvaluator) else ReplayedEvaluator(one, records) for one in evaluators]
+    names = [one.name for one in ready]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"each kind of evaluator may be given once; repeated: {', '.join(repeated)}")
+    return ready

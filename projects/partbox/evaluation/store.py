@@ -1,0 +1,184 @@
+"""Where an evaluation keeps its finished batches: a kill loses none, and several processes can share the work."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from partbox.files import write_atomically, write_text
+
+from .records import Record
+
+Unit = tuple[str, int]  # perturbation, number of the batch
+FINGERPRINT = "fingerprint.json"
+Examples = dict[str, np.ndarray]
+
+
+class RecordsError(RuntimeError):
+    """Records cannot be written, or belong to another evaluation."""
+
+
+class RecordStore:
+    """Records by (perturbation, batch): in memory, and in a folder if one is given.
+
+    The unit of work is a batch under a perturbation. It counts as finished when all its records are there; what a kill
+    left of a batch is ignored, and the batch done again with the same images, so that results do not depend on when a
+    run was interrupted.
+
+    Args:
+        folder: None keeps everything in memory. Each process appends to a file of its own in it, so several processes,
+            on one machine or on many with a common file system, can work on one evaluation.
+        fingerprint: what decides the numbers (configuration, weights, images, versions) as plain JSON values. Records
+            made under another one are refused, never mixed.
+        process: name of this process's file.
+
+    Raises:
+        RecordsError: the folder holds records of another evaluation, or another process writes to the same file.
+    """
+
+    def __init__(
+        self, folder: str | Path | None = None, fingerprint: Mapping[str, Any] | None = None, *, process: str = "0-of-1"
+    ) -> None:
+        self._memory: dict[Unit, list[Record]] = {}
+        self._examples: dict[str, Examples] = {}
+        self.folder = Path(folder) if folder is not None else None
+        self._file: io.FileIO | None = None
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_fingerprint(dict(fingerprint or {}))
+            self._file = self._open(self.folder / f"process-{process}.jsonl")
+
+    def close(self) -> None:
+        """Let go of this process's file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> RecordStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_fingerprint(self, fingerprint: dict[str, Any]) -> None:
+        assert self.folder is not None
+        path = self.folder / FINGERPRINT
+        now = json.loads(json.dumps(fingerprint))
+        if not path.exists():
+            if any(self.folder.glob("process-*.jsonl")):
+                raise RecordsError(f"{self.folder} holds records and no {FINGERPRINT}: delete the folder to start anew")
+            write_text(path, json.dumps(now, indent=2, sort_keys=True))
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        if changed:
+            shown = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in changed[:3])
+            raise RecordsError(
+                f"{self.folder} holds records of another evaluation ({shown}): choose another OUTPUT_DIR, or delete "
+                "that folder to start anew"
+            )
+
+    def _open(self, path: Path) -> io.FileIO:
+        """Open for appending, after cutting off the line that a kill left half-written."""
+        file = io.FileIO(path, "ab")  # without a buffer: what is written has left this process
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise RecordsError(
+                f"another process is writing to {path}: wait for it, or give each its own part"
+            ) from None
+        whole = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, whole)
+        return file
+
+    def append(self, unit: Unit, records: Sequence[Record]) -> None:
+        """Keep the records of one finished batch, in the order of its images.
+
+        Raises:
+            RecordsError: they cannot be written (disk full, folder gone). What was finished before stays readable.
+        """
+        if self._file is None:
+            self._memory[unit] = list(records)
+            return
+        lines = [
+            {"batch": unit[1], "place": i, "of": len(records), **record.to_json()} for i, record in enumerate(records)
+        ]
+        data = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+        start = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), start)
+            why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+            raise RecordsError(
+                f"cannot write records to {self.folder}: {why}. Every batch finished before is kept: make room and "
+                "start again with the same command"
+            ) from error
+
+    def finished(self) -> dict[Unit, list[Record]]:
+        """All finished batches of all processes."""
+        found = dict(self._memory)
+        if self.folder is not None:
+            for path in sorted(self.folder.glob("process-*.jsonl")):
+                for unit, records in _batches_of(path).items():
+                    found.setdefault(unit, records)
+        return found
+
+    def save_examples(self, perturbation: str, examples: Examples) -> None:
+        """Keep the arrays of a few images for pictures, whole or not at all."""
+        if self.folder is None:
+            self._examples[perturbation] = examples
+        else:
+            write_atomically(self._examples_path(perturbation), lambda file: _save(file, examples))
+
+    def load_examples(self, perturbation: str) -> Examples:
+        """What :meth:`save_examples` was given; empty if nothing."""
+        if self.folder is None or not self._examples_path(perturbation).exists():
+            return self._examples.get(perturbation, {})
+        with np.load(self._examples_path(perturbation), allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    def _examples_path(self, perturbation: str) -> Path:
+        assert self.folder is not None
+        digest = hashlib.sha256(perturbation.encode()).hexdigest()[:16]
+        return self.folder / f"examples-{digest}.npz"
+
+
+def _save(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
+    np.savez_compressed(file, **arrays)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _batches_of(path: Path) -> dict[Unit, list[Record]]:
+    """The finished batches of one file; a line that is being written right now is not yet there."""
+    pieces: dict[Unit, dict[int, Record]] = {}
+    sizes: dict[Unit, int] = {}
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                values = json.loads(line)
+                unit = (values["perturbation"], values.pop("batch"))
+                place, sizes[unit] = values.pop("place"), values.pop("of")
+                pieces.setdefault(unit, {})[place] = Record.from_json(values)
+            except (ValueError, KeyError, TypeError) as error:
+                raise RecordsError(
+                    f"{path}, line {number} is damaged ({error}): delete the file to redo its part"
+                ) from error
+    whole = {unit: batch for unit, batch in pieces.items() if len(batch) == sizes[unit]}
+    return {unit: [batch[place] for place in sorted(batch)] for unit, batch in whole.items()}

@@ -1,0 +1,146 @@
+"""What an evaluation asks of the model under test; and part classifiers as such."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from partbox.attacks import AttackResult
+
+from .examples import stack_examples
+from .part_predictions import part_predict
+from .perturbations import Perturbation
+from .records import Record
+
+Batch = Sequence[dict[str, Any]]
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What came of one batch under one perturbation.
+
+    Attributes:
+        records: one an image, without measurements.
+        outputs: the model's output for each perturbed image.
+        examples: makes the arrays of the first images for pictures, given their number.
+    """
+
+    records: list[Record]
+    outputs: list[dict[str, Any]]
+    examples: Callable[[int], dict[str, np.ndarray]]
+
+
+class Subject(Protocol):
+    """A model under test."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The network, which is put into evaluation mode and its parameters frozen."""
+
+    def check(self, perturbations: Sequence[Perturbation]) -> None:
+        """Raises ValueError for a perturbation that would say nothing about this model."""
+
+    def mapper(self, mapper: Mapper, perturbation: Perturbation, seed: int) -> Mapper:
+        """How images are read for this perturbation: ``mapper`` itself, or one that changes the photograph first."""
+
+    def see(self, batch: Batch, perturbation: Perturbation, seed: int) -> Seen:
+        """Perturb a batch and look at the result."""
+
+
+class ClassifierSubject:
+    """A part classifier: perturbed at the size of the network's input.
+
+    Args:
+        model: a torch module with ``attackable``, ``logits_for``, ``images_of`` and ``predict_batch`` as
+            :class:`partbox.modeling.PartClassifier` has them.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The classifier."""
+        module: torch.nn.Module = self.model
+        return module
+
+    def check(self, perturbations: Sequence[Perturbation]) -> None:
+        """Raises ValueError for an attack that has nothing to attack in this model."""
+        blind = [perturbation.name for perturbation in perturbations if perturbation.threat is not None]
+        if blind and not self.model.attackable:
+            raise ValueError(
+                f"this model's answer does not depend on the image: {blind[0]} would say nothing; use clean only"
+            )
+        on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
+        if on_parts and self.model.extractor is None:
+            raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
+
+    def mapper(self, mapper: Mapper, perturbation: Perturbation, seed: int) -> Mapper:
+        return mapper
+
+    def see(self, batch: Batch, perturbation: Perturbation, seed: int) -> Seen:
+        """Perturb a batch and ask the model about what came out."""
+        clean = self.model.images_of(batch)
+        labels = torch.tensor([sample["label"] for sample in batch], device=clean.device)
+        ids = [sample["image_id"] for sample in batch]
+        if perturbation.on_parts:
+            result = self._attack_parts(batch, perturbation, clean, labels, seed)
+        else:
+            result = perturbation.apply(self.model.logits_for(batch), clean, labels, image_ids=ids, seed=seed)
+        with torch.no_grad():
+            outputs: list[dict[str, Any]] = self.model.predict_batch(result.images, batch)
+        return Seen(
+            _records(batch, outputs, result, perturbation, clean),
+            outputs,
+            lambda count: stack_examples(batch[:count], list(result.images[:count]), outputs[:count]),
+        )
+
+    def _attack_parts(
+        self, batch: Batch, perturbation: Perturbation, images: Tensor, labels: Tensor, seed: int
+    ) -> AttackResult:
+        """An attack on the parts; an image without part labels is attacked on the parts that the model sees in it."""
+        predict = part_predict(self.model)
+        part_maps = self.model.level_map(self.model.targets_of(batch).part_maps)
+        unlabelled = ~(part_maps > 0).flatten(1).any(dim=1)
+        notes: tuple[str, ...] = ()
+        if bool(unlabelled.any()):
+            with torch.no_grad():
+                seen = predict(images[unlabelled]).mask_logits.argmax(dim=1)
+            enlarged = functional.interpolate(seen[:, None].double(), size=images.shape[-2:], mode="nearest")
+            part_maps = part_maps.clone()
+            part_maps[unlabelled] = enlarged[:, 0].to(part_maps)
+            notes = ("images without part labels were attacked on the parts that the model sees in the clean image",)
+        ids = [sample["image_id"] for sample in batch]
+        result: AttackResult = perturbation.apply(predict, images, labels, part_maps, image_ids=ids, seed=seed)
+        return replace(result, notes=(*result.notes, *notes))
+
+
+def _records(
+    batch: Batch, outputs: Sequence[dict[str, Any]], result: AttackResult, perturbation: Perturbation, clean: Tensor
+) -> list[Record]:
+    threat = perturbation.threat
+    distances = threat.distance(clean, result.images).tolist() if threat is not None else [0.0] * len(batch)
+    return [
+        Record(
+            image_id=sample["image_id"],
+            perturbation=perturbation.name,
+            label=sample["label"],
+            prediction=output["label"],
+            # A verdict that flips when the found image is seen again in another batch stays fooled: the attack won.
+            fooled=bool(result.fooled[i]) or output["label"] != sample["label"],
+            loss=None if result.loss is None else float(result.loss[i]),
+            queries=int(result.queries[i]),
+            distance=distances[i],
+            zero_gradient=result.zero_gradient is not None and bool(result.zero_gradient[i]),
+            fooled_by=result.fooled_by[i] if result.fooled_by else "",
+            notes=result.notes,
+        )
+        for i, (sample, output) in enumerate(zip(batch, outputs, strict=True))
+    ]

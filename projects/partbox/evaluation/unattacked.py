@@ -1,0 +1,62 @@
+"""Images that are perturbed without looking at the model: not at all, or by a corruption."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from partbox.attacks import AttackResult
+from partbox.attacks.base import Predict, check_logits
+from partbox.attacks.draws import content_ids
+from partbox.attacks.objectives import margin
+from partbox.corruptions import corrupt
+
+ImageId = int | str
+
+
+def no_attack(
+    predict: Predict, images: Tensor, labels: Tensor, *, image_ids: Sequence[ImageId] | None = None, seed: int = 0
+) -> AttackResult:
+    """The images as they are in the form of an attack's result."""
+    with torch.no_grad():
+        logits = check_logits(predict(images), labels)
+    return AttackResult(
+        images=images,
+        fooled=logits.argmax(dim=1) != labels,
+        queries=torch.ones(len(images), dtype=torch.int64),
+        loss=margin(logits, labels),
+        zero_gradient=torch.zeros(len(images), dtype=torch.bool),
+    )
+
+
+def corruption_seed(seed: int, image_id: ImageId) -> int:
+    """The seed of one image's corruption, from (seed, image id) only; ``1`` and ``"1"`` are the same image id."""
+    digest = hashlib.blake2b(f"{seed}|{image_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
+
+
+def corrupt_batch(
+    kind: str,
+    severity: int,
+    predict: Predict,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    image_ids: Sequence[ImageId] | None = None,
+    seed: int = 0,
+) -> AttackResult:
+    """The images (B, 3, H, W), RGB in [0, 1], under a corruption at their own size, rounded to 8 bits before."""
+    ids = image_ids if image_ids is not None else content_ids(images)
+    pixels = (images.detach().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    found = np.stack(
+        [
+            corrupt(image, kind, severity, corruption_seed(seed, image_id))
+            for image, image_id in zip(pixels, ids, strict=True)
+        ]
+    )
+    corrupted = torch.from_numpy(found).permute(0, 3, 1, 2).to(images) / 255
+    return no_attack(predict, corrupted, labels, image_ids=ids, seed=seed)
