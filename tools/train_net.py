@@ -182,6 +182,8 @@ def main() -> None:
         return
     if arguments.part[1] > 1 and not arguments.eval_only:
         raise ConfigError("--part divides an evaluation: it needs --eval-only")
+    what = "TEST" if arguments.eval_only else "TRAIN"
+    load_dataset(cfg, cfg.DATASETS[what], f"DATASETS.{what}")  # completes the names of classes and parts
     with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
         weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
         evaluate(cfg, weights, arguments.part)

@@ -59,7 +59,7 @@ def _explained_imports() -> Iterator[None]:
 
 
 def register_all(root: str | Path | None = None) -> None:
-    """Register the meta-architecture, the timm backbone and the built-in datasets with detectron2.
+    """Register the meta-architecture, the timm backbones and the built-in datasets with detectron2.
 
     The one place that registers anything; calling it again changes nothing.
 
@@ -71,10 +71,11 @@ def register_all(root: str | Path | None = None) -> None:
 
     from .data import register_builtin_datasets
     from .modeling import PartClassifier
-    from .modeling.backbones import build_timm_backbone
+    from .modeling.backbones import build_timm_backbone, build_timm_fpn_backbone
 
     if "PartClassifier" not in META_ARCH_REGISTRY:
         META_ARCH_REGISTRY.register(PartClassifier)
-    if "build_timm_backbone" not in BACKBONE_REGISTRY:
-        BACKBONE_REGISTRY.register(build_timm_backbone)
+    for build in (build_timm_backbone, build_timm_fpn_backbone):
+        if build.__name__ not in BACKBONE_REGISTRY:
+            BACKBONE_REGISTRY.register(build)
     register_builtin_datasets(root if root is None else Path(root))

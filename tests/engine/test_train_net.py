@@ -181,6 +181,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path, capsys):
         (["--eval-only"], "needs MODEL.WEIGHTS"),
         (["--experiment", "part-wbox"], "wbbox"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd'}]"], "needs an eps"),
+        (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'detector-pgd', 'eps': 1}]"], "attacks a detector"),
         (["ROBUST_EVAL.PERTURBATIONS", "[]", "DATASETS.TRAIN", "('exampel_train',)"], "example_train"),
         (["DATASETS.TRAIN", "('example_train', 'example_val')"], "exactly one"),
         (["MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth"),

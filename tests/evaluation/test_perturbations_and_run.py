@@ -13,7 +13,7 @@ from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier, check_attackable
 from partbox.engine.checks import ConfigError
 from partbox.evaluation import build_perturbation, build_perturbations, evaluate
-from partbox.evaluation.evaluators import PartSegmentationEvaluator
+from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.records import Record, read_records, write_records
 from partbox.evaluation.summary import summarize
 

@@ -24,9 +24,9 @@ from partbox.engine.build import build_classifier
 from partbox.engine.evaluate import records_digest, weights_digest
 from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
-from partbox.evaluation.evaluators import PartSegmentationEvaluator
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
+from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, conclude, missing_units, work
 from partbox.evaluation.store import RecordsError, RecordStore

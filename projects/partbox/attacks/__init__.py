@@ -1,11 +1,13 @@
-"""Attacks on any callable that maps images to logits; they never see a model of partbox."""
+"""Attacks on any callable that maps images to logits or losses; they never see a model of partbox."""
 
 from .apgd import APGD
 from .autoattack import AutoAttack
 from .base import Attack, AttackError, AttackResult, attack_mode
+from .detector import DetectorAttackResult, DetectorPGD
 from .fab import FAB
 from .parts import PartPGD, PartPrediction
 from .pgd import PGD
+from .segmentation import SegmentationPGD
 from .square import Square
 from .threat import ThreatModel, parse_eps
 
@@ -17,8 +19,11 @@ __all__ = [
     "AttackError",
     "AttackResult",
     "AutoAttack",
+    "DetectorAttackResult",
+    "DetectorPGD",
     "PartPGD",
     "PartPrediction",
+    "SegmentationPGD",
     "Square",
     "ThreatModel",
     "attack_mode",

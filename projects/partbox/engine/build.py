@@ -141,22 +141,32 @@ def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> 
         return
     if training and cfg.ADVERSARY.OBJECTIVE != "clean":
         raise ConfigError("the oracle extractor does not look at the image: set ADVERSARY.OBJECTIVE clean")
-    if any(perturbation.threat is not None for perturbation in perturbations_of(cfg)):
+    if any(perturbation.role == "attack" for perturbation in perturbations_of(cfg)):
         raise ConfigError(
             "the oracle extractor does not look at the image: set ROBUST_EVAL.PERTURBATIONS \"[{'name': 'clean'}]\""
         )
 
 
-def perturbations_of(cfg: CfgNode) -> list[Perturbation]:
+def perturbations_of(cfg: CfgNode, target: str = "classifier") -> list[Perturbation]:
     """The perturbations of ``ROBUST_EVAL``.
 
+    Args:
+        cfg: complete configuration.
+        target: what the model is: ``classifier``, ``detector`` or ``segmenter``.
+
     Raises:
-        ConfigError: one is wrong.
+        ConfigError: one is wrong, or attacks another kind of model.
     """
     try:
-        return build_perturbations(cfg.ROBUST_EVAL.PERTURBATIONS)
+        perturbations = build_perturbations(cfg.ROBUST_EVAL.PERTURBATIONS)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: {error}") from error
+    for one in perturbations:
+        if one.role == "attack" and one.target != target:
+            raise ConfigError(
+                f"ROBUST_EVAL.PERTURBATIONS: {one.name} attacks a {one.target}, and this model is a {target}"
+            )
+    return perturbations
 
 
 def threat_model(cfg: CfgNode) -> ThreatModel:

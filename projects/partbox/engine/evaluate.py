@@ -21,14 +21,15 @@ from detectron2.evaluation import DatasetEvaluator
 from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.evaluation.batches import RecordBatches
-from partbox.evaluation.evaluators import PartSegmentationEvaluator
 from partbox.evaluation.examples import save_examples
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
+from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.perturbations import Perturbation
 from partbox.evaluation.records import write_records
-from partbox.evaluation.run import Evaluation, as_subject, conclude, missing_units, work
+from partbox.evaluation.run import Evaluation, conclude, missing_units, work
 from partbox.evaluation.store import RecordStore
+from partbox.evaluation.subject import ClassifierSubject, Mapper, Subject
 from partbox.files import write_text
 from partbox.modeling import PartClassifier
 
@@ -100,10 +101,9 @@ def weights_digest(model: torch.nn.Module) -> str:
 def evaluate_and_save(
     cfg: CfgNode, model: PartClassifier, *, weights: str, keep_examples: int = 8, part: tuple[int, int] = (0, 1)
 ) -> dict[str, Any] | None:
-    """Evaluate on ``DATASETS.TEST``; write ``results.json``, ``records.jsonl`` and ``examples.npz`` to ``OUTPUT_DIR``.
+    """Evaluate a part classifier on ``DATASETS.TEST``; see :func:`evaluate_subject`.
 
-    Finished batches are kept in ``OUTPUT_DIR/records`` at once: a killed evaluation goes on from there when it is
-    started again, and its results equal those of an uninterrupted one.
+    ``examples.npz`` in ``OUTPUT_DIR`` gets the first images of each perturbation, for pictures.
 
     Args:
         cfg: complete configuration.
@@ -111,32 +111,69 @@ def evaluate_and_save(
         weights: where they come from, for the record.
         keep_examples: images of each perturbation to keep for pictures, at least 1.
         part: (i, n): do the i-th of n parts of the work; whoever finishes last writes the results.
-
-    Returns:
-        The content of ``results.json``; None while parts of other processes are missing.
     """
-    started = time.perf_counter()
-    perturbations = perturbations_of(cfg)
     dataset = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     records = subset(dataset.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    finished = evaluate_subject(
+        cfg,
+        ClassifierSubject(model),
+        records,
+        mapper,
+        _evaluators(model, records),
+        facts={"weights": weights, "class_names": list(model.class_names)},
+        dataset_images=len(dataset.records),
+        keep_examples=keep_examples,
+        part=part,
+    )
+    if finished is None:
+        return None
+    results, outcome = finished
+    save_examples(Path(cfg.OUTPUT_DIR) / "examples.npz", outcome.examples, model.class_names)
+    return results
+
+
+def evaluate_subject(
+    cfg: CfgNode,
+    subject: Subject,
+    records: Sequence[dict[str, Any]],
+    mapper: Mapper,
+    evaluators: Sequence[DatasetEvaluator],
+    *,
+    facts: Mapping[str, Any],
+    dataset_images: int,
+    keep_examples: int = 0,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[dict[str, Any], Evaluation] | None:
+    """Evaluate any model; write ``results.json`` and ``records.jsonl`` to ``OUTPUT_DIR``.
+
+    Finished batches are kept in ``OUTPUT_DIR/records`` at once: a killed evaluation goes on from there when it is
+    started again, and its results equal those of an uninterrupted one.
+
+    Args:
+        cfg: complete configuration.
+        subject: the model under test.
+        records: of the images to evaluate.
+        mapper: from a record to a sample.
+        evaluators: detectron2 evaluators.
+        facts: entries of ``results.json`` that the caller knows.
+        dataset_images: images in the dataset, of which ``records`` may be a part.
+        keep_examples: images of the first batch to keep for pictures.
+        part: (i, n): do the i-th of n parts of the work; whoever finishes last writes the results.
+
+    Returns:
+        The content of ``results.json`` and the evaluation; None while parts of other processes are missing.
+    """
+    started = time.perf_counter()
+    perturbations = perturbations_of(cfg, subject.kind)
+    subject.check(perturbations)
     batches = RecordBatches(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS)
-    evaluators = image_evaluators(_evaluators(model, records), records)
+    ready = image_evaluators(evaluators, records)
     folder = Path(cfg.OUTPUT_DIR)
-    stamp = fingerprint(cfg, model, records, perturbations)
+    stamp = fingerprint(cfg, subject.module, records, perturbations)
     with RecordStore(folder / "records", stamp, process=f"{part[0]}-of-{part[1]}") as store:
-        subject = as_subject(model)
-        subject.check(perturbations)
-        work(
-            subject,
-            batches,
-            perturbations,
-            evaluators,
-            store,
-            seed=cfg.ROBUST_EVAL.SEED,
-            keep_examples=keep_examples,
-            part=part,
-        )
+        options: dict[str, Any] = {"seed": cfg.ROBUST_EVAL.SEED, "keep_examples": keep_examples, "part": part}
+        work(subject, batches, perturbations, ready, store, **options)
         missing = missing_units(len(batches), perturbations, store)
         if missing:
             logger.info(
@@ -144,33 +181,28 @@ def evaluate_and_save(
                 *(part[0], part[1], missing),
             )
             return None
-        outcome = conclude(len(batches), perturbations, evaluators, store)
-    results = _document(cfg, model, outcome, weights=weights, images=(len(records), len(dataset.records)))
+        outcome = conclude(len(batches), perturbations, ready, store)
+    results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
     results["seconds"] = time.perf_counter() - started
     write_records(folder / "records.jsonl", outcome.records)
-    save_examples(folder / "examples.npz", outcome.examples, model.class_names)
     write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
-    return results
+    return results, outcome
 
 
-def _document(
-    cfg: CfgNode, model: PartClassifier, outcome: Evaluation, *, weights: str, images: tuple[int, int]
-) -> dict[str, Any]:
+def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tuple[int, int]) -> dict[str, Any]:
     """What ``results.json`` holds; ``images``: evaluated, and in the dataset."""
     return {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "dataset": {"name": cfg.DATASETS.TEST[0], "images": images[0], "of": images[1]},
-        "weights": weights,
         "seeds": {"training": max(cfg.SEED, 0), "evaluation": cfg.ROBUST_EVAL.SEED},
         "config_hash": config_hash(cfg),
         "versions": versions(),
-        "device": str(model.device),
+        "device": str(next(subject.module.parameters()).device),
         "threads": torch.get_num_threads(),
-        "class_names": list(model.class_names),
         "results": outcome.results,
         "config": cfg.dump(),
     }

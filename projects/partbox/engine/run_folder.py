@@ -20,7 +20,6 @@ from detectron2.utils.logger import setup_logger
 from partbox.files import write_lines, write_text
 
 from .checks import ConfigError
-from .setup import load_dataset
 
 METRICS = "metrics.json"
 
@@ -117,7 +116,7 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
 
 @contextmanager
 def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, int] = (0, 1)) -> Iterator[Path]:
-    """Lock the folder, start the log and write the configuration, its names completed from the dataset.
+    """Lock the folder, start the log and write the configuration.
 
     The parts (i, n) of one evaluation share the folder with each other, and with nobody else.
 
@@ -125,8 +124,6 @@ def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, 
         ConfigError: another process writes to the folder, or it holds another run.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    what = "TEST" if eval_only else "TRAIN"
-    load_dataset(cfg, cfg.DATASETS[what], f"DATASETS.{what}")
     _check_folder(folder, cfg, resume=resume, eval_only=eval_only)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.evaluation import DatasetEvaluator
+import numpy as np
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
 from .outputs import decode_output, encode_output
 
@@ -71,11 +73,26 @@ class ReplayedEvaluator(ImageEvaluator):
 
     def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
         self.evaluator.reset()
+        anything = False
         for measurement in measurements:
-            record = self.records[measurement["image_id"]]
-            self.evaluator.process([record], [decode_output(measurement["output"])])
+            output = decode_output(measurement["output"])
+            anything = anything or len(output.get("instances", ())) > 0
+            self.evaluator.process([self.records[measurement["image_id"]]], [output])
         found: dict[str, Any] | None = self.evaluator.evaluate()
-        return found
+        if found is None:
+            return None
+        # A detector that finds nothing at all has no AP for detectron2, and an AP of 0 for everybody else.
+        empty = isinstance(self.evaluator, COCOEvaluator) and not anything
+        return {key: plain_numbers(value, 0.0 if empty else None) for key, value in found.items()}
+
+
+def plain_numbers(value: Any, undefined: float | None) -> Any:
+    """Nested results with numbers that are not finite (an AP without labels of that size) replaced."""
+    if isinstance(value, Mapping):
+        return {key: plain_numbers(one, undefined) for key, one in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else undefined
+    return value
 
 
 def image_evaluators(

@@ -8,13 +8,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from partbox.attacks import APGD, FAB, PGD, Attack, AttackResult, AutoAttack, PartPGD, Square, ThreatModel
+from partbox.attacks import (
+    APGD,
+    FAB,
+    PGD,
+    Attack,
+    AutoAttack,
+    DetectorPGD,
+    PartPGD,
+    SegmentationPGD,
+    Square,
+    ThreatModel,
+)
 from partbox.corruptions import BENCHMARK, GROUPS, KINDS, SEVERITIES
 from partbox.corruptions.corrupt import check_kind
 
-from .unattacked import corrupt_batch, no_attack
+from .unattacked import corrupt_batch, no_attack, noise
 
-Apply = Callable[..., AttackResult]
+Apply = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Perturbation:
             fooled, or needs the margin's gradient as well because the loss has none.
         on_parts: ``apply`` is called as a :class:`partbox.attacks.PartPGD`, with part predictions and part maps.
         corruption: (kind, severity) of a corruption; None for clean images and attacks.
+        role: ``clean``, ``corruption``, ``noise`` or ``attack``.
+        target: what an attack attacks: ``classifier``, ``detector`` or ``segmenter``.
     """
 
     name: str
@@ -39,20 +52,34 @@ class Perturbation:
     passes: int
     on_parts: bool = False
     corruption: tuple[str, int] | None = None
+    role: str = "attack"
+    target: str = "classifier"
 
 
 def _clean(spec: dict[str, Any]) -> Perturbation:
-    return Perturbation("clean", no_attack, {"name": "clean"}, None, 2)
+    return Perturbation("clean", no_attack, {"name": "clean"}, None, 2, role="clean")
 
 
-ATTACKS: dict[str, Callable[..., Attack | PartPGD]] = {
+def _noise(spec: dict[str, Any]) -> Perturbation:
+    """Uniform noise of the size of an attack: what a robust and a fragile model alike should hardly notice."""
+    if "eps" not in spec:
+        raise ValueError("the perturbation noise needs an eps, such as 8/255")
+    threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
+    settings = {"name": "noise", "norm": threat.norm, "eps": threat.eps, "draw": "uniform in the ball, one an image"}
+    return Perturbation(f"noise {threat}", functools.partial(noise, threat), settings, threat, 2, role="noise")
+
+
+ATTACKS: dict[str, Callable[..., Attack | PartPGD | DetectorPGD | SegmentationPGD]] = {
     "parts": PartPGD,
     "pgd": PGD,
     "apgd": APGD,
     "fab": FAB,
     "square": Square,
     "autoattack": AutoAttack,
+    "detector-pgd": DetectorPGD,
+    "segmentation-pgd": SegmentationPGD,
 }
+TARGETS = {"detector-pgd": "detector", "segmentation-pgd": "segmenter"}
 DEFAULTS: dict[str, dict[str, Any]] = {"pgd": {"steps": 20}}
 
 
@@ -70,11 +97,19 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
         "norm": threat.norm,
         "eps": threat.eps,
         **attack.settings,
-        "pixel_space": "RGB in [0, 1] at the network's input size",
+        "pixel_space": "[0, 1] at the network's input size, in its channel order",
         "keeps": "the best iterate and restart of each image",
     }
     passes = attack.passes + 1  # predicting the result
-    return Perturbation(f"{attack.name} {threat}", attack, settings, threat, passes, on_parts=name == "parts")
+    return Perturbation(
+        f"{attack.name} {threat}",
+        attack,
+        settings,
+        threat,
+        passes,
+        on_parts=name == "parts",
+        target=TARGETS.get(name, "classifier"),
+    )
 
 
 def _corruption(spec: dict[str, Any]) -> Perturbation:
@@ -98,12 +133,13 @@ def corruption(kind: str, severity: int) -> Perturbation:
         "draw": "seeded by (evaluation seed, image id), the same at every severity",
     }
     apply = functools.partial(corrupt_batch, kind, severity)
-    return Perturbation(f"{kind} {severity}", apply, settings, None, 2, corruption=(kind, severity))
+    return Perturbation(f"{kind} {severity}", apply, settings, None, 2, corruption=(kind, severity), role="corruption")
 
 
 BUILDERS: dict[str, Callable[[dict[str, Any]], Perturbation]] = {
     "clean": _clean,
     "corruption": _corruption,
+    "noise": _noise,
     **{name: functools.partial(_attack, name) for name in ATTACKS},
 }
 FAMILY = "corruptions"
@@ -144,7 +180,7 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
 
 
 def build_perturbations(specs: Sequence[Mapping[str, Any]]) -> list[Perturbation]:
-    """Build all perturbations of an evaluation: clean (added where it is missing), corruptions, attacks.
+    """Build all perturbations of an evaluation: clean (added where it is missing), corruptions, noise, attacks.
 
     ``{name: corruptions}`` stands for the 15 benchmark kinds at 5 severities.
 
@@ -168,4 +204,4 @@ def build_perturbations(specs: Sequence[Mapping[str, Any]]) -> list[Perturbation
 
 
 def _order(perturbation: Perturbation) -> int:
-    return 2 if perturbation.threat is not None else int(perturbation.corruption is not None)
+    return ("clean", "corruption", "noise", "attack").index(perturbation.role)

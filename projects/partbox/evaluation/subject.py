@@ -38,7 +38,13 @@ class Seen:
 
 
 class Subject(Protocol):
-    """A model under test."""
+    """A model under test.
+
+    Attributes:
+        kind: what it is to an attack: ``classifier``, ``detector`` or ``segmenter``.
+    """
+
+    kind: str
 
     @property
     def module(self) -> torch.nn.Module:
@@ -62,6 +68,8 @@ class ClassifierSubject:
             :class:`partbox.modeling.PartClassifier` has them.
     """
 
+    kind = "classifier"
+
     def __init__(self, model: Any) -> None:
         self.model = model
 
@@ -73,7 +81,10 @@ class ClassifierSubject:
 
     def check(self, perturbations: Sequence[Perturbation]) -> None:
         """Raises ValueError for an attack that has nothing to attack in this model."""
-        blind = [perturbation.name for perturbation in perturbations if perturbation.threat is not None]
+        for perturbation in perturbations:
+            if perturbation.target != "classifier":
+                raise ValueError(f"{perturbation.name} attacks a {perturbation.target}, and this model is a classifier")
+        blind = [perturbation.name for perturbation in perturbations if perturbation.role == "attack"]
         if blind and not self.model.attackable:
             raise ValueError(
                 f"this model's answer does not depend on the image: {blind[0]} would say nothing; use clean only"

@@ -28,8 +28,8 @@ def worst_case(records: Sequence[Record]) -> dict[int | str, bool]:
 def _of_perturbation(
     perturbation: Perturbation, records: Sequence[Record], clean_right: Mapping[int | str, bool]
 ) -> dict[str, Any]:
-    # A corruption is no adversary: an image that it happens to put right counts as right.
-    needed = clean_right if perturbation.threat is not None else dict.fromkeys(clean_right, True)
+    # Corruptions and noise are no adversary: an image that they happen to put right counts as right.
+    needed = clean_right if perturbation.role == "attack" else dict.fromkeys(clean_right, True)
     verdicts = [not record.fooled and needed[record.image_id] for record in records]
     by_class: dict[int, list[bool]] = defaultdict(list)
     for record, right in zip(records, verdicts, strict=True):
@@ -93,7 +93,7 @@ def _of_classifier(
     counts = Counter(record.label for record in clean)
     by_threat: dict[str, list[Record]] = defaultdict(list)
     for perturbation in perturbations:
-        if perturbation.threat is not None:
+        if perturbation.threat is not None and perturbation.role == "attack":
             by_threat[str(perturbation.threat)] += groups[perturbation.name]
     return {
         "clean_accuracy": _accuracy(clean),

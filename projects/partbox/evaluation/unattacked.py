@@ -1,4 +1,4 @@
-"""Images that are perturbed without looking at the model: not at all, or by a corruption."""
+"""Images that are perturbed without looking at the model: not at all, by a corruption, by noise."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from partbox.attacks import AttackResult
+from partbox.attacks import AttackResult, ThreatModel
 from partbox.attacks.base import Predict, check_logits
-from partbox.attacks.draws import content_ids
+from partbox.attacks.draws import content_ids, random_starts
 from partbox.attacks.objectives import margin
 from partbox.corruptions import corrupt
 
@@ -60,3 +60,18 @@ def corrupt_batch(
     )
     corrupted = torch.from_numpy(found).permute(0, 3, 1, 2).to(images) / 255
     return no_attack(predict, corrupted, labels, image_ids=ids, seed=seed)
+
+
+def noise(
+    threat: ThreatModel,
+    predict: Predict,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    image_ids: Sequence[ImageId] | None = None,
+    seed: int = 0,
+) -> AttackResult:
+    """A random allowed image around each image (B, 3, H, W), uniform in the ball."""
+    ids = image_ids if image_ids is not None else content_ids(images)
+    noisy = random_starts(threat, images, ids, seed=seed, restart=0)
+    return no_attack(predict, noisy, labels, image_ids=ids, seed=seed)

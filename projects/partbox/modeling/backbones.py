@@ -7,7 +7,8 @@ from typing import Any
 import timm
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
+from detectron2.modeling import FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
 from .weights import load_backbone_weights
@@ -102,4 +103,25 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         output_stride=None if plain else settings.OUTPUT_STRIDE,
         pooled=plain,
         weights="" if from_hub else settings.WEIGHTS,
+    )
+
+
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A feature pyramid over the timm network that ``MODEL.PART.BACKBONE`` names, for detectron2's detectors.
+
+    ``MODEL.FPN.IN_FEATURES`` are stages (``stage2`` ...); the maps are ``p2``, ``p3``, ... after their strides 4, 8 ...
+    One coarser map is added for region proposals, two for RetinaNet.
+    """
+    settings = cfg.MODEL.PART.BACKBONE
+    from_hub = settings.WEIGHTS == "timm"
+    bottom_up = TimmBackbone(settings.TIMM_NAME, pretrained=from_hub, weights="" if from_hub else settings.WEIGHTS)
+    channels = cfg.MODEL.FPN.OUT_CHANNELS
+    retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=channels,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelP6P7(channels, channels, in_feature="p5") if retina else LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from partbox.data.part_map import IGNORE
 
+from .confusion import confusion_entries, intersection_over_union
 from .image_evaluator import ImageEvaluator, Measurement
 
 
@@ -37,34 +36,23 @@ class PartSegmentationEvaluator(ImageEvaluator):
         target = sample["part_map"].cpu()
         if self.level_map is not None:
             target = self.level_map(target)
-        if not bool((target != IGNORE).any()):
-            return None
         masks = output["part_probabilities"][None].float().cpu()
         enlarged = functional.interpolate(masks, size=target.shape, mode="bilinear", align_corners=False)
-        confusion = multiclass_confusion_matrix(
-            enlarged.argmax(dim=1), target[None], len(self.names), ignore_index=IGNORE
-        )
-        return [[true, found, int(confusion[true, found])] for true, found in confusion.nonzero().tolist()]
+        return confusion_entries(enlarged.argmax(dim=1)[0], target, len(self.names), IGNORE)
 
     def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
         """MIoU over the parts that occur in the labels, without and with background; None without labelled images."""
         if not measurements:
             return None
-        confusion = torch.zeros(len(self.names), len(self.names), dtype=torch.int64)
-        for measurement in measurements:
-            for true, found, pixels in measurement:
-                confusion[true, found] += pixels
-        labelled, predicted = confusion.sum(dim=1), confusion.sum(dim=0)
-        overlap = confusion.diagonal()
-        ious = overlap.double() / (labelled + predicted - overlap).clamp_min(1)
-        seen = labelled > 0
+        found = intersection_over_union(measurements, len(self.names))
+        seen = found.labelled > 0
         parts = seen.clone()
         parts[0] = False
         return {
             "part_segmentation": {
                 "images": len(measurements),
-                "mIoU": float(ious[parts].mean()) if bool(parts.any()) else None,
-                "mIoU_with_background": float(ious[seen].mean()),
-                "IoU": {name: float(ious[i]) for i, name in enumerate(self.names) if seen[i]},
+                "mIoU": float(found.iou[parts].mean()) if bool(parts.any()) else None,
+                "mIoU_with_background": float(found.iou[seen].mean()),
+                "IoU": {name: float(found.iou[i]) for i, name in enumerate(self.names) if seen[i]},
             }
         }

@@ -1,0 +1,204 @@
+"""Projected gradient descent on the training losses of a detector."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .base import AttackError, whole_numbers
+from .draws import ImageId, random_starts
+from .threat import ThreatModel, parse_eps
+
+Targets = Literal["truth", "nothing", "mislabelled"]
+
+DetectorLosses = Callable[[Tensor, Targets, int], Mapping[str, Tensor]]
+"""``losses(image, targets, draw)``: image (3, H, W) in [0, 1] -> the training losses by name, each a number.
+
+``targets``: the true objects, none at all, or the true boxes with wrong labels. ``draw`` decides what the detector
+samples (proposals, anchors): the same draw must give the same losses.
+"""
+
+LOCALISATION = {"box", "bbox", "reg", "loc", "giou", "iou", "mask", "dice", "centerness", "ctrness", "keypoint"}
+CLASSIFICATION = {"cls", "ce", "class", "objectness", "focal", "logits"}
+
+# goal -> (targets, kind of losses, whether the attack makes them larger or smaller)
+GOALS: dict[str, tuple[Targets, str, int]] = {
+    "all": ("truth", "all", 1),
+    "classification": ("truth", "classification", 1),
+    "localisation": ("truth", "localisation", 1),
+    "vanish": ("nothing", "classification", -1),
+    "fabricate": ("nothing", "classification", 1),
+    "mislabel": ("mislabelled", "classification", -1),
+}
+
+
+def loss_kind(name: str) -> str:
+    """``classification``, ``localisation`` or ``other``, from the words of a detectron2 loss's name.
+
+    ``loss_box_reg``, ``loss_rpn_loc``, ``loss_mask_3`` are localisation, ``loss_cls``, ``loss_rpn_cls``, ``loss_ce_0``
+    classification.
+    """
+    words = {re.sub(r"\d+$", "", word) for word in name.lower().split("_")}
+    if words & LOCALISATION:
+        return "localisation"
+    return "classification" if words & CLASSIFICATION else "other"
+
+
+@dataclass(frozen=True)
+class DetectorAttackResult:
+    """What an attack on one image found.
+
+    Attributes:
+        image: (3, H, W) in [0, 1], the iterate with the highest objective.
+        objective: what the attack maximised, at that image.
+        queries: forward passes.
+        zero_gradient: every gradient that the attack saw was exactly zero.
+    """
+
+    image: Tensor
+    objective: float
+    queries: int
+    zero_gradient: bool
+
+
+class DetectorPGD:
+    """PGD on a detector's own training losses, one image at a time (detectors sum their losses over a batch).
+
+    Goals:
+        ``all``, ``classification``, ``localisation``: make these losses of the true objects as large as possible.
+        ``vanish``: make the classification losses of an image without objects as small as possible: nothing is found.
+        ``fabricate``: make them as large as possible: objects everywhere.
+        ``mislabel``: make the classification losses of the true boxes with wrong labels as small as possible.
+        The last three follow TOG (Chow et al. 2020, arXiv 2004.04320), with the detector's training losses.
+
+    A detector samples proposals at random; each step has a draw of its own, from (seed, image id, restart, step), so
+    that the attack does not only fool one sample.
+
+    Args:
+        threat: norm and eps in [0, 1] pixel space, at the size the detector sees, in the channel order it sees.
+        goal: see above.
+        steps: gradient steps of a restart, >= 1.
+        step_size: in the threat's norm and pixel space; default 2.5 * eps / steps.
+        restarts: independent runs, >= 1.
+        random_start: start from a random allowed image.
+
+    Raises:
+        ValueError: unknown goal, a number out of range, or restarts without random starts.
+    """
+
+    def __init__(
+        self,
+        threat: ThreatModel,
+        goal: str = "all",
+        steps: int = 20,
+        step_size: float | str | None = None,
+        restarts: int = 1,
+        *,
+        random_start: bool = True,
+    ) -> None:
+        whole_numbers("DetectorPGD", steps=steps, restarts=restarts)
+        if goal not in GOALS:
+            raise ValueError(f"unknown goal {goal!r} of DetectorPGD; known: {', '.join(GOALS)}")
+        if restarts > 1 and not random_start:
+            raise ValueError("restarts without random starts would repeat nearly the same run: set random_start=True")
+        self.threat = threat
+        self.goal = goal
+        self.steps = steps
+        self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+        self.restarts = restarts
+        self.random_start = random_start
+
+    @property
+    def name(self) -> str:
+        """How tables call it, such as ``detector-pgd-20-vanish``."""
+        restarts = f"x{self.restarts}" if self.restarts > 1 else ""
+        return f"detector-pgd-{self.steps}{restarts}-{self.goal}"
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of an image; all but one a restart have a backward pass."""
+        return self.restarts * (self.steps + 1)
+
+    @property
+    def settings(self) -> dict[str, int | float | str | bool]:
+        """Everything but threat model and seed that decides the outcome."""
+        return {
+            "goal": self.goal,
+            "steps": self.steps,
+            "step_size": self.step_size,
+            "restarts": self.restarts,
+            "random_start": self.random_start,
+        }
+
+    def __call__(
+        self, losses: DetectorLosses, image: Tensor, *, image_id: ImageId, seed: int = 0
+    ) -> DetectorAttackResult:
+        """Attack one image (3, H, W), float in [0, 1].
+
+        Raises:
+            AttackError: pixels out of range, losses that are not finite or do not depend on the image, or no loss of
+                the kind that the goal needs.
+        """
+        check_image(image)
+        clean = image.detach()[None]
+        best, highest, queries, blind = clean, -torch.inf, 0, True
+        for restart in range(self.restarts):
+            candidate = clean.clone()
+            if self.random_start:
+                candidate = random_starts(self.threat, clean, [image_id], seed=seed, restart=restart)
+            for step in range(self.steps + 1):
+                last = step == self.steps
+                objective, gradient = self._ascend(losses, candidate, restart * (self.steps + 1) + step, last)
+                queries += 1
+                if objective > highest:
+                    best, highest = candidate, objective
+                if last:
+                    break
+                blind = blind and not bool(gradient.any())
+                moved = candidate + self.step_size * self.threat.ascent_direction(gradient)
+                candidate = self.threat.project(clean, moved)
+        return DetectorAttackResult(best[0], highest, queries, blind)
+
+    def objective(self, losses: Mapping[str, Tensor]) -> Tensor:
+        """What is maximised, a number.
+
+        Raises:
+            AttackError: no loss of the kind that the goal needs, or one that is not finite.
+        """
+        _, kind, sign = GOALS[self.goal]
+        chosen = [value for name, value in losses.items() if kind in ("all", loss_kind(name))]
+        if not chosen:
+            raise AttackError(
+                f"the goal {self.goal} needs {kind} losses, and this detector's are {', '.join(losses) or 'none'}"
+            )
+        total = torch.stack([value.reshape(()) for value in chosen]).sum()
+        if not bool(torch.isfinite(total)):
+            raise AttackError(f"the detector's losses are not finite: {', '.join(losses)}")
+        return sign * total
+
+    def _ascend(self, losses: DetectorLosses, candidate: Tensor, draw: int, last: bool) -> tuple[float, Tensor]:
+        """Objective and its gradient at a candidate (1, 3, H, W); without the gradient for the last look."""
+        image = candidate[0].detach().requires_grad_(not last)
+        with torch.set_grad_enabled(not last):
+            objective = self.objective(losses(image, GOALS[self.goal][0], draw))
+        if last:
+            return float(objective), torch.zeros_like(candidate)
+        if not objective.requires_grad:
+            raise AttackError("the detector's losses do not depend on the image: the attack would be blind")
+        (gradient,) = torch.autograd.grad(objective, image)
+        if not bool(torch.isfinite(gradient).all()):
+            raise AttackError("the gradient of the detector's losses is not finite")
+        return float(objective.detach()), gradient[None]
+
+
+def check_image(image: Tensor) -> None:
+    """Raises AttackError for anything but a float (3, H, W) image in [0, 1]."""
+    if image.dim() != 3 or not image.is_floating_point():
+        raise AttackError(f"an image must be float (3, H, W) in [0, 1], not {image.dtype} {tuple(image.shape)}")
+    if not bool(torch.isfinite(image).all()) or float(image.min()) < 0 or float(image.max()) > 1:
+        raise AttackError("an image's pixels must lie in [0, 1]; divide 8-bit images by 255")

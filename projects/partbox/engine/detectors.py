@@ -1,0 +1,147 @@
+"""detectron2's own detectors and segmenters: built, fed, trained and evaluated from a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.modeling import build_model
+from torch import nn
+
+from partbox.data.mapper import PartDatasetMapper
+from partbox.data.part_map import IGNORE
+from partbox.evaluation.detectron2_subject import (
+    DetectorSubject,
+    Detectron2Subject,
+    SegmenterSubject,
+    labelled_test_mapper,
+)
+from partbox.evaluation.semantic_evaluator import SemanticEvaluator
+
+from .checkpoint import load_weights, read_checkpoint
+from .checks import ConfigError, device_of
+
+SEGMENTERS = ("SemanticSegmentor",)
+IGNORED_PIXEL = 255
+
+
+def is_segmenter(cfg: CfgNode) -> bool:
+    """Whether the configuration describes a semantic segmenter rather than a detector."""
+    return cfg.MODEL.META_ARCHITECTURE in SEGMENTERS
+
+
+class SemanticMapper:
+    """A part dataset as semantic segmentation: ``sem_seg`` (H, W) int64, 0 = background, 1 + part, 255 = not labelled.
+
+    ``height`` and ``width`` of a sample are those of the network's input, so that results are compared there.
+    """
+
+    def __init__(self, mapper: PartDatasetMapper) -> None:
+        self.mapper = mapper
+
+    @property
+    def image_format(self) -> str:
+        """Channel order of the images."""
+        return self.mapper.image_format
+
+    @property
+    def augmentations(self) -> Any:
+        """Steps between the photograph and the sample."""
+        return self.mapper.augmentations
+
+    @augmentations.setter
+    def augmentations(self, steps: Any) -> None:
+        self.mapper.augmentations = steps
+
+    def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The sample of a record."""
+        sample = self.mapper(record)
+        part_map = sample.pop("part_map")
+        sample["sem_seg"] = torch.where(part_map == IGNORE, IGNORED_PIXEL, part_map)
+        sample["height"], sample["width"] = part_map.shape
+        return sample
+
+
+def mapper_of(cfg: CfgNode, *, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """From a record of the dataset to a sample with labels; random augmentation in training only."""
+    if is_segmenter(cfg):
+        return SemanticMapper(PartDatasetMapper.from_config(cfg, is_train=is_train))
+    mapper: Callable[[dict[str, Any]], dict[str, Any]] = (
+        DatasetMapper(cfg, is_train=True) if is_train else labelled_test_mapper(cfg)
+    )
+    return mapper
+
+
+def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
+    """The records of the one dataset that a key of ``DATASETS`` names.
+
+    Raises:
+        ConfigError: several datasets, or one that nobody has registered.
+    """
+    if len(names) != 1:
+        raise ConfigError(f"{key} must name exactly one dataset, not {names}")
+    if names[0] not in DatasetCatalog.list():
+        raise ConfigError(f"{key}: no dataset is registered as {names[0]!r}")
+    records: list[dict[str, Any]] = DatasetCatalog.get(names[0])
+    return records
+
+
+def build_detector(cfg: CfgNode, weights: str = "") -> nn.Module:
+    """Build the model, on ``MODEL.DEVICE``, with all weights of a file or with random ones.
+
+    Raises:
+        ConfigError: the model cannot be built, or has another number of classes than the dataset.
+        CheckpointError: the weights do not fit.
+    """
+    torch.manual_seed(max(cfg.SEED, 0))
+    complete = cfg.clone()
+    complete.defrost()
+    complete.MODEL.DEVICE = device_of(cfg)
+    if weights:
+        complete.MODEL.PART.BACKBONE.WEIGHTS = ""
+    try:
+        model: nn.Module = build_model(complete)
+    except (ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"the model cannot be built: {error}") from error
+    if weights:
+        load_weights(model, read_checkpoint(weights)["model"], weights)
+    return model
+
+
+def check_classes(cfg: CfgNode, dataset: str) -> int:
+    """Number of classes of the model, compared with the dataset's.
+
+    Raises:
+        ConfigError: they differ; naming the key.
+    """
+    keys = {"RetinaNet": "RETINANET", "FCOS": "FCOS", **dict.fromkeys(SEGMENTERS, "SEM_SEG_HEAD")}
+    key = keys.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
+    count = int(cfg.MODEL[key].NUM_CLASSES)
+    wanted = len(MetadataCatalog.get(dataset).thing_classes) + is_segmenter(cfg)
+    if count != wanted:
+        raise ConfigError(
+            f"MODEL.{key}.NUM_CLASSES is {count}, and {dataset} has {wanted}"
+            + (" (parts and background)" if is_segmenter(cfg) else "")
+        )
+    return count
+
+
+def subject_of(cfg: CfgNode, model: nn.Module) -> Detectron2Subject:
+    """The model as an evaluation sees it."""
+    if is_segmenter(cfg):
+        return SegmenterSubject(model, ignore=IGNORED_PIXEL)
+    return DetectorSubject(model, check_classes(cfg, cfg.DATASETS.TEST[0]))
+
+
+def evaluators_of(cfg: CfgNode) -> list[DatasetEvaluator]:
+    """COCO AP of boxes (and masks, where the model has them), or mIoU."""
+    name = cfg.DATASETS.TEST[0]
+    if is_segmenter(cfg):
+        names = ["background", *MetadataCatalog.get(name).thing_classes]
+        return [SemanticEvaluator(names, ignore=IGNORED_PIXEL)]
+    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    return [COCOEvaluator(name, tasks=tasks, distributed=False, use_fast_impl=False)]

@@ -1,0 +1,213 @@
+"""Any detectron2 detector or semantic segmenter as the model under test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, detection_utils
+from torch import Tensor, nn
+
+from partbox.attacks import AttackError, DetectorAttackResult, ThreatModel
+from partbox.attacks.draws import random_starts
+
+from .corruption_mapper import CorruptionMapper
+from .found_objects import IOU, SCORE, count_found
+from .perturbations import Perturbation
+from .records import Record
+from .subject import Batch, Mapper, Seen
+from .training_losses import TrainingLosses
+
+NO_ADVERSARY = ("clean", "corruption", "noise")
+
+
+def labelled_test_mapper(cfg: CfgNode) -> DatasetMapper:
+    """detectron2's mapper with the test's resize and the training's labels; nothing random.
+
+    detectron2's own test mapper drops the labels, which an attack needs.
+    """
+    options = DatasetMapper.from_config(cfg, is_train=True)
+    options["augmentations"] = detection_utils.build_augmentation(cfg, is_train=False)
+    options["recompute_boxes"] = False
+    return DatasetMapper(**{**options, "is_train": True})
+
+
+class Detectron2Subject:
+    """What detectors and segmenters share: corruptions of the photograph, noise, one image at a time.
+
+    The threat model lives at the size and in the channel order (RGB or BGR) that the network sees, after the mapper's
+    resize, with pixels in [0, 1]; the attacked image is not rounded to 8 bits. A corruption changes the photograph as
+    it is read, before the resize.
+
+    Args:
+        model: a detectron2 meta-architecture.
+    """
+
+    kind = ""  # of the perturbations that it can be attacked with
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self.model
+
+    def check(self, perturbations: Sequence[Perturbation]) -> None:
+        """Raises ValueError for an attack on another kind of model."""
+        for perturbation in perturbations:
+            if perturbation.role == "attack" and perturbation.target != self.kind:
+                raise ValueError(
+                    f"{perturbation.name} attacks a {perturbation.target}, and this model is a {self.kind}"
+                )
+
+    def mapper(self, mapper: Mapper, perturbation: Perturbation, seed: int) -> Mapper:
+        """Reads the photograph through the perturbation's corruption, if it has one."""
+        if perturbation.corruption is None:
+            return mapper
+        return CorruptionMapper(mapper, *perturbation.corruption, seed=seed)
+
+    def see(self, batch: Batch, perturbation: Perturbation, seed: int) -> Seen:
+        """Perturb each image and look at it again."""
+        records, outputs = [], []
+        for sample in batch:
+            clean = sample["image"].to(self.device).float() / 255
+            record, image = self.perturb(sample, clean, perturbation, seed)
+            output = self.output(sample, image)
+            if perturbation.threat is not None:
+                distance = float(perturbation.threat.distance(clean[None], image[None]))
+                record = replace(record, distance=distance)
+            records.append(self.judge(record, sample, output))
+            outputs.append(output)
+        return Seen(records, outputs, lambda count: {})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def output(self, sample: Mapping[str, Any], image: Tensor) -> dict[str, Any]:
+        """The model's answer to an image (3, H, W) in [0, 1]."""
+        with torch.no_grad():
+            (output,) = self.model([{**sample, "image": image * 255}])
+        return dict(output)
+
+    def perturb(
+        self, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
+    ) -> tuple[Record, Tensor]:
+        """The perturbed image and what is known of it so far."""
+        record = Record(sample["image_id"], perturbation.name, None, None, False, None, 1, 0.0, False)
+        if perturbation.role == "noise":
+            assert perturbation.threat is not None
+            return record, noisy(perturbation.threat, clean, sample["image_id"], seed)
+        if perturbation.role in NO_ADVERSARY:
+            return record, clean
+        return self.attack(record, sample, clean, perturbation, seed)
+
+    def attack(
+        self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
+    ) -> tuple[Record, Tensor]:
+        """The attacked image and its record."""
+        raise NotImplementedError
+
+    def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
+        """The record with the verdict on the model's output."""
+        raise NotImplementedError
+
+
+def noisy(threat: ThreatModel, image: Tensor, image_id: int | str, seed: int) -> Tensor:
+    """A random allowed image around (3, H, W); uniform in the ball."""
+    return random_starts(threat, image[None], [image_id], seed=seed, restart=0)[0]
+
+
+class DetectorSubject(Detectron2Subject):
+    """A detector: Faster R-CNN, Mask R-CNN, RetinaNet, MaskDINO, ... attacked through its training losses.
+
+    A record's ``found`` counts the labelled objects of which a prediction has the class, a score of at least 0.5 and an
+    overlap of at least 0.5; ``fooled``: there are objects and none is found.
+
+    Args:
+        model: gives a dict of losses in training and ``instances`` in inference.
+        num_classes: K.
+        iou: smallest overlap of a found object.
+        score: smallest score of a found object.
+    """
+
+    kind = "detector"
+
+    def __init__(self, model: nn.Module, num_classes: int, *, iou: float = IOU, score: float = SCORE) -> None:
+        super().__init__(model)
+        self.num_classes, self.iou, self.score = num_classes, iou, score
+
+    def attack(
+        self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
+    ) -> tuple[Record, Tensor]:
+        losses = TrainingLosses(self.model, sample, self.num_classes, seed=seed)
+        apply: Callable[..., DetectorAttackResult] = perturbation.apply
+        found = apply(losses, clean, image_id=sample["image_id"], seed=seed)
+        known = replace(record, loss=found.objective, queries=found.queries, zero_gradient=found.zero_gradient)
+        return known, found.image
+
+    def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
+        if "instances" not in sample:
+            return record
+        truth = sample["instances"]
+        found = count_found(truth, output["instances"], iou=self.iou, score=self.score)
+        return replace(record, objects=len(truth), found=found, fooled=len(truth) > 0 and found == 0)
+
+
+class SegmenterSubject(Detectron2Subject):
+    """A semantic segmenter: DeepLabV3+, semantic FPN, MaskFormer, ...; attacked through its per-pixel scores.
+
+    A record's ``loss`` is the mean cross-entropy of the labelled pixels at the network's input size; ``fooled``: no
+    labelled pixel is right.
+
+    Args:
+        model: gives ``sem_seg`` (C, height, width) in inference.
+        ignore: label of pixels that do not count.
+    """
+
+    kind = "segmenter"
+
+    def __init__(self, model: nn.Module, *, ignore: int = 255) -> None:
+        super().__init__(model)
+        self.ignore = ignore
+
+    def scores(self, sample: Mapping[str, Any], images: Tensor) -> Tensor:
+        """Images (1, 3, H, W) in [0, 1] -> scores (1, C, H, W) at the network's input size."""
+        height, width = images.shape[-2:]
+        (output,) = self.model([{**sample, "image": images[0] * 255, "height": height, "width": width}])
+        scores: Tensor = output["sem_seg"]
+        return scores[None]
+
+    def attack(
+        self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
+    ) -> tuple[Record, Tensor]:
+        if "sem_seg" not in sample:
+            raise AttackError(f"image {sample['image_id']} comes without sem_seg labels, which an attack needs")
+        labels = sample["sem_seg"][None].to(clean.device).long()
+        result = perturbation.apply(
+            lambda images: self.scores(sample, images),
+            clean[None],
+            labels,
+            image_ids=[sample["image_id"]],
+            seed=seed,
+        )
+        assert result.loss is not None
+        blind = result.zero_gradient is not None and bool(result.zero_gradient[0])
+        known = replace(record, loss=float(result.loss[0]), queries=int(result.queries[0]), zero_gradient=blind)
+        return known, result.images[0]
+
+    def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
+        if "sem_seg" not in sample:
+            return record
+        labels = sample["sem_seg"].cpu().numpy()
+        found = output["sem_seg"].argmax(dim=0).cpu().numpy()
+        labelled = labels != self.ignore
+        if found.shape != labels.shape or not labelled.any():
+            return record
+        return replace(record, fooled=not bool(np.any(found[labelled] == labels[labelled])))

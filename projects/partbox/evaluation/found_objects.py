@@ -1,0 +1,42 @@
+"""Which labelled objects a detector still finds."""
+
+from __future__ import annotations
+
+from detectron2.structures import Boxes, Instances, pairwise_iou
+
+IOU, SCORE = 0.5, 0.5
+
+
+def count_found(truth: Instances, predicted: Instances, *, iou: float = IOU, score: float = SCORE) -> int:
+    """Labelled objects of which a prediction has the class, a score of at least ``score`` and an overlap of ``iou``.
+
+    Predictions are matched in the order of their scores, each with the free object of its class that it overlaps most,
+    as COCO matches.
+
+    Args:
+        truth: with ``gt_boxes`` and ``gt_classes``, at any size.
+        predicted: with ``pred_boxes``, ``scores``, ``pred_classes``, at any size.
+        iou: smallest overlap.
+        score: smallest score.
+    """
+    boxes = _at_unit_size(truth.gt_boxes, truth.image_size)
+    sure = predicted[predicted.scores >= score]
+    sure = sure[sure.scores.argsort(descending=True, stable=True)]
+    overlaps = pairwise_iou(boxes, _at_unit_size(sure.pred_boxes, sure.image_size))
+    free = [True] * len(boxes)
+    for column, label in enumerate(sure.pred_classes.tolist()):
+        best, chosen = iou, -1
+        for row in range(len(boxes)):
+            overlap = float(overlaps[row, column])
+            if free[row] and int(truth.gt_classes[row]) == label and overlap >= best:
+                best, chosen = overlap, row
+        if chosen >= 0:
+            free[chosen] = False
+    return free.count(False)
+
+
+def _at_unit_size(boxes: Boxes, size: tuple[int, int]) -> Boxes:
+    """Boxes as shares of the image's sides, on the CPU: both sides of the comparison may have other sizes."""
+    scaled = Boxes(boxes.tensor.detach().cpu().clone().float())
+    scaled.scale(1 / size[1], 1 / size[0])
+    return scaled

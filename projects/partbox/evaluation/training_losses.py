@@ -1,0 +1,131 @@
+"""The training losses of any detectron2 model as a function of one image, for attacks."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from partbox.attacks import AttackError
+from partbox.attacks.detector import Targets
+from partbox.attacks.draws import ImageId
+
+NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+DROPOUTS = (nn.modules.dropout._DropoutNd, nn.modules.dropout.AlphaDropout)
+DROP_PATHS = ("DropPath", "DropBlock2d", "StochasticDepth")  # of timm and torchvision, by name
+
+
+def is_deterministic_in_evaluation(module: nn.Module) -> bool:
+    """Whether a module behaves otherwise in training for regularisation only: BatchNorm, dropout, stochastic depth."""
+    return isinstance(module, NORMALIZATIONS + DROPOUTS) or type(module).__name__ in DROP_PATHS
+
+
+@contextmanager
+def as_in_training(model: nn.Module) -> Iterator[None]:
+    """Let a model give its training losses without leaving a trace.
+
+    The model is in training mode but for BatchNorm, dropout and stochastic depth. Afterwards every mode, buffer and
+    plain number that a module holds is as it was: RetinaNet, for one, keeps a running number of objects among its
+    attributes and would answer the next image differently.
+    """
+    modes = {module: module.training for module in model.modules()}
+    numbers = {
+        module: {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float)}
+        for module in model.modules()
+    }
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    model.train()
+    for module in model.modules():
+        if is_deterministic_in_evaluation(module):
+            module.train(False)
+    try:
+        yield
+    finally:
+        for module, values in numbers.items():
+            new = [key for key, value in vars(module).items() if isinstance(value, bool | int | float)]
+            for key in new:
+                if key not in values:
+                    delattr(module, key)
+            vars(module).update(values)
+        for module, mode in modes.items():
+            module.training = mode
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if not torch.equal(buffer, buffers[name]):  # writing to it would cut the gradient's path through it
+                    buffer.copy_(buffers[name])
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """All global generators start at ``seed`` inside and go on afterwards where they were."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
+
+
+class TrainingLosses:
+    """The training losses of one image; a :data:`partbox.attacks.detector.DetectorLosses`.
+
+    Args:
+        model: a detectron2 meta-architecture; its parameters should be frozen.
+        sample: of a mapper that keeps the labels, with ``image`` (3, H, W) in 0..255 and ``instances``.
+        num_classes: of the detector, for wrong labels.
+        seed: of what the detector samples and of the wrong labels, together with the image id and the draw.
+
+    Raises:
+        AttackError: the sample has no labels.
+    """
+
+    def __init__(self, model: nn.Module, sample: Mapping[str, Any], num_classes: int, *, seed: int = 0) -> None:
+        if "instances" not in sample:
+            raise AttackError(
+                f"image {sample.get('image_id')} comes without instances: detectron2's test mapper drops the labels "
+                "that an attack needs; use partbox.evaluation.detectron2_subject.labelled_test_mapper(cfg)"
+            )
+        self.model, self.sample, self.num_classes, self.seed = model, sample, num_classes, seed
+
+    def __call__(self, image: Tensor, targets: Targets, draw: int) -> dict[str, Tensor]:
+        """Losses by name at ``image`` (3, H, W) in [0, 1]; the same draw gives the same losses."""
+        sample = {**self.sample, "image": image * 255, "instances": self.targets(targets)}
+        seed = draw_seed(self.seed, self.sample["image_id"], draw)
+        with as_in_training(self.model), drawn_from(seed), EventStorage(0):
+            losses = self.model([sample])
+        if not isinstance(losses, Mapping):
+            raise AttackError(f"{type(self.model).__name__} gives no losses in training mode")
+        return dict(losses)
+
+    def targets(self, targets: Targets) -> Instances:
+        """The image's objects, none of them, or all with wrong labels (each other label equally likely)."""
+        truth: Instances = self.sample["instances"]
+        if targets == "nothing":
+            return truth[torch.zeros(len(truth), dtype=torch.bool)]
+        if targets == "truth":
+            return truth
+        if self.num_classes < 2:
+            raise AttackError("the goal mislabel needs at least two classes")
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, self.sample["image_id"], -1))
+        shift = torch.randint(1, self.num_classes, (len(truth),), generator=generator).to(truth.gt_classes)
+        wrong = Instances(truth.image_size, **truth.get_fields())
+        wrong.gt_classes = (truth.gt_classes + shift) % self.num_classes
+        return wrong
+
+
+def draw_seed(seed: int, image_id: ImageId, draw: int) -> int:
+    """A seed from (seed, image id, draw) only."""
+    digest = hashlib.blake2b(f"{seed}|{image_id}|{draw}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,119 @@
+"""The entry point for detectron2's detectors: train, evaluate, go on, refuse what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR
+
+from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+from partbox.engine.checkpoint import CheckpointError
+from partbox.engine.checks import ConfigError
+from partbox.report.detection_table import detection_table
+
+SCRIPT = REPOSITORY / "tools/train_detector.py"
+ANCHORS = ["MODEL.ANCHOR_GENERATOR.SIZES", "[[8, 11], [12, 16], [16, 22], [24, 33], [40, 56]]"]
+SHORT = [*SMALL_DETECTOR, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "ROBUST_EVAL.NUM_IMAGES", "3"]
+
+
+@pytest.fixture
+def run(example_root, monkeypatch):
+    """Run the entry point in this process with command line arguments."""
+
+    def forget() -> None:
+        for name in BUILTIN_DATASETS:
+            for split in SPLITS:
+                unregister_part_dataset(f"{name}_{split}")
+
+    def call(name: str, *arguments: str | Path) -> None:
+        forget()
+        config = REPOSITORY / f"configs/car_parts/{name}.yaml" if "/" not in name else name
+        monkeypatch.setattr(sys, "argv", ["train_detector.py", "--config-file", str(config), *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location("train_detector_script", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main()
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    yield call
+    forget()
+
+
+@pytest.mark.parametrize("name", [*DETECTORS, SEGMENTER])
+def test_every_configuration_trains_and_is_evaluated(run, tmp_path, name):
+    extra = ANCHORS if name == "retinanet" else []
+    run(name, *SHORT, *extra, "OUTPUT_DIR", tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    entries = results["results"]["by_perturbation"]
+    assert len(entries) == 5
+    for entry in entries.values():
+        assert ("sem_seg" in entry) == (name == SEGMENTER)
+        assert ("segm" in entry) == (name == "mask_rcnn")
+        assert entry["images"] == 3
+    lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
+    assert json.loads(lines[-1])["iteration"] == 3
+    table = detection_table(results)
+    assert ("mIoU" in table) == (name == SEGMENTER)
+    assert ("objects found" in table) == (name != SEGMENTER)
+
+    config, weights = tmp_path / "run" / "config.yaml", tmp_path / "run" / "model_final.pth"
+    run(str(config), "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["results"] == results["results"]
+
+
+def test_training_goes_on_and_another_run_is_refused(run, tmp_path):
+    options = [*SHORT, "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]", "OUTPUT_DIR", tmp_path]
+    run("faster_rcnn", *options)
+    (tmp_path / "last_checkpoint").write_text("resume_0000001.pth")
+    (tmp_path / "model_final.pth").unlink()
+    for path in (tmp_path / "records").iterdir():
+        path.unlink()
+    run("faster_rcnn", "--resume", *options)
+    iterations = [json.loads(line)["iteration"] for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert iterations[-1] == 3
+    assert (tmp_path / "model_final.pth").exists()
+    with pytest.raises(ConfigError, match="add --resume"):
+        run("faster_rcnn", *options)
+    with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LR"):
+        run("faster_rcnn", "--resume", *options, "SOLVER.BASE_LR", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        (["--eval-only"], ConfigError, "needs MODEL.WEIGHTS"),
+        (["--eval-only", "MODEL.WEIGHTS", "nowhere.pth"], CheckpointError, "nowhere.pth does not exist"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], ConfigError, "NUM_CLASSES is 3, and example_train has 40"),
+        (["DATASETS.TRAIN", "('nothing_train',)"], ConfigError, "no dataset is registered as 'nothing_train'"),
+        (["ADVERSARY.OBJECTIVE", "pgd"], ConfigError, "ADVERSARY.OBJECTIVE is pgd"),
+        (["SOLVER.EMA.ENABLED", "True"], ConfigError, "EMA"),
+        (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'detector-pgd'}]"], ConfigError, "needs an eps"),
+        (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd', 'eps': 1}]"], ConfigError, "attacks a classifier"),
+        (["SOLVER.MAX_ITERS", "3"], ConfigError, "SOLVER.MAX_ITER"),
+    ],
+)
+def test_mistakes_are_refused(run, tmp_path, options, error, words):
+    with pytest.raises(error, match=words):
+        run("faster_rcnn", *SHORT, "OUTPUT_DIR", tmp_path / "run", *options)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_the_table_marks_what_is_missing():
+    run = {
+        "results": {
+            "by_perturbation": {
+                "clean": {"bbox": {"AP": 31.25, "AP50": 50.0}, "object_recall": 0.5},
+                "noise": {"bbox": {"AP": None, "AP50": 10.0}, "object_recall": None},
+            },
+            "warnings": ["something"],
+        }
+    }
+    lines = detection_table(run).splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["clean", "31.2", "50.0", "50.0"]
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["noise", "-", "10.0", "-"]
+    assert lines[-1] == "(!) something"

@@ -1,0 +1,262 @@
+"""detectron2's own detectors and segmenter under test: losses without a trace, verdicts, and the run."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from small_detectors import DETECTORS, SEGMENTER, detector_config
+
+from partbox.attacks import AttackError, attack_mode
+from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+from partbox.engine.checks import ConfigError
+from partbox.engine.detectors import (
+    build_detector,
+    check_classes,
+    evaluators_of,
+    mapper_of,
+    records_of,
+    subject_of,
+)
+from partbox.evaluation import build_perturbations, evaluate
+from partbox.evaluation.batches import RecordBatches
+from partbox.evaluation.detectron2_subject import labelled_test_mapper
+from partbox.evaluation.found_objects import count_found
+from partbox.evaluation.training_losses import TrainingLosses
+
+
+@pytest.fixture(scope="module")
+def registered(example_root):
+    """The example data under its built-in names."""
+
+    def forget() -> None:
+        for name in BUILTIN_DATASETS:
+            for split in SPLITS:
+                unregister_part_dataset(f"{name}_{split}")
+
+    forget()
+    yield example_root
+    forget()
+
+
+class Case:
+    """A small random model, its samples, its subject."""
+
+    def __init__(self, name: str, root, *options: str) -> None:
+        self.cfg = detector_config(name, *options, root=root)
+        self.records = records_of(self.cfg.DATASETS.TEST, "DATASETS.TEST")
+        self.mapper = mapper_of(self.cfg, is_train=False)
+        check_classes(self.cfg, self.cfg.DATASETS.TEST[0])
+        self.model = build_detector(self.cfg).eval()
+
+    def losses(self, index: int = 0, seed: int = 0) -> TrainingLosses:
+        return TrainingLosses(self.model, self.mapper(self.records[index]), 40, seed=seed)
+
+    def image(self, index: int = 0) -> torch.Tensor:
+        return self.mapper(self.records[index])["image"].float() / 255
+
+
+def state(model) -> tuple:
+    """Everything of a model that a later answer could depend on."""
+    numbers = {
+        (name, key): value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, bool | int | float)
+    }
+    tensors = {name: value.clone() for name, value in model.state_dict().items()}
+    return numbers, tensors, [module.training for module in model.modules()]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_losses_leave_no_trace_and_have_a_gradient(registered, name):
+    """Also not in RetinaNet's running number of objects, BatchNorm's statistics, or anybody's random numbers."""
+    case = Case(name, registered)
+    of_image = case.losses()
+    image = case.image().requires_grad_()
+    with attack_mode(case.model):
+        before = state(case.model)
+        torch.manual_seed(7), random.seed(7), np.random.seed(7)
+        generators = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+        losses = of_image(image, "truth", 0)
+        (gradient,) = torch.autograd.grad(sum(losses.values()), image)
+        after = state(case.model)
+        assert torch.equal(torch.get_rng_state(), generators[0])
+        assert random.getstate() == generators[1]
+        assert np.array_equal(np.random.get_state()[1], generators[2])
+    assert before[0] == after[0]
+    assert before[2] == after[2]
+    assert all(torch.equal(before[1][key], after[1][key]) for key in before[1])
+    assert bool(torch.isfinite(gradient).all())
+    assert float((gradient != 0).float().mean()) > 0.5
+    expected = {"loss_cls", "loss_box_reg"} | ({"loss_rpn_cls", "loss_rpn_loc"} if name != "retinanet" else set())
+    assert set(losses) == expected | ({"loss_mask"} if name == "mask_rcnn" else set())
+
+
+def test_training_for_real_does_change_retinanets_number(registered):
+    """Else the test above would notice nothing."""
+    case = Case("retinanet", registered)
+    before = state(case.model)[0]
+    with EventStorage(0):
+        case.model.train()([case.mapper(case.records[0])])
+    case.model.eval()
+    new = state(case.model)[0].keys() - before.keys()
+    assert new == {("", "loss_normalizer")}
+
+
+def test_the_draw_decides_the_sample_of_proposals(registered):
+    case = Case("faster_rcnn", registered, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "8")
+    with attack_mode(case.model), torch.no_grad():
+
+        def total(draw: int, seed: int = 0, index: int = 0) -> float:
+            return float(sum(case.losses(index, seed)(case.image(index), "truth", draw).values()))
+
+        assert total(0) == total(0)
+        assert len({total(draw) for draw in range(4)}) > 1
+        assert len({total(0, seed) for seed in range(4)}) > 1
+
+
+def test_wrong_labels_are_all_wrong_and_always_the_same(registered):
+    case = Case("faster_rcnn", registered)
+    losses = case.losses(3)
+    truth, wrong = losses.targets("truth"), losses.targets("mislabelled")
+    assert len(truth) > 2
+    assert bool((truth.gt_classes != wrong.gt_classes).all())
+    assert 0 <= int(wrong.gt_classes.min()) <= int(wrong.gt_classes.max()) < 40
+    assert torch.equal(wrong.gt_boxes.tensor, truth.gt_boxes.tensor)
+    assert torch.equal(wrong.gt_classes, case.losses(3).targets("mislabelled").gt_classes)
+    assert not torch.equal(wrong.gt_classes, case.losses(3, seed=1).targets("mislabelled").gt_classes)
+    assert len(losses.targets("nothing")) == 0
+
+
+def test_detectron2s_test_mapper_is_refused_with_the_fix(registered):
+    case = Case("faster_rcnn", registered)
+    sample = DatasetMapper(case.cfg, is_train=False)(dict(case.records[0]))
+    with pytest.raises(AttackError, match="labelled_test_mapper"):
+        TrainingLosses(case.model, sample, 40)
+    assert torch.equal(sample["image"], labelled_test_mapper(case.cfg)(dict(case.records[0]))["image"])
+
+
+def test_the_number_of_classes_must_be_the_datasets(registered):
+    for name, key in (("faster_rcnn", "ROI_HEADS"), ("retinanet", "RETINANET"), (SEGMENTER, "SEM_SEG_HEAD")):
+        cfg = detector_config(name, f"MODEL.{key}.NUM_CLASSES", "7", root=registered)
+        records_of(cfg.DATASETS.TEST, "DATASETS.TEST")
+        with pytest.raises(ConfigError, match=rf"MODEL\.{key}\.NUM_CLASSES is 7, and example_test has 4"):
+            check_classes(cfg, "example_test")
+
+
+def boxes(*rows: list[float], size: tuple[int, int] = (100, 100), **fields) -> Instances:
+    found = Instances(size)
+    found.set("pred_boxes" if "scores" in fields else "gt_boxes", Boxes(torch.tensor(rows).reshape(-1, 4).float()))
+    for key, value in fields.items():
+        found.set(key, torch.tensor(value))
+    return found
+
+
+def test_found_needs_class_score_overlap_and_each_object_counts_once():
+    truth = boxes([0, 0, 10, 10], [50, 50, 70, 70], [0, 0, 10, 10], gt_classes=[0, 1, 0])
+
+    def found(rows, scores, classes, size=(100, 100)) -> int:
+        return count_found(truth, boxes(*rows, size=size, scores=scores, pred_classes=classes))
+
+    assert found([[0, 0, 10, 10]], [0.9], [0]) == 1
+    assert found([[0, 0, 10, 10]], [0.4], [0]) == 0
+    assert found([[0, 0, 10, 10]], [0.9], [1]) == 0
+    assert found([[0, 0, 10, 4]], [0.9], [0]) == 0
+    assert found([[0, 0, 10, 10]] * 3, [0.9, 0.8, 0.7], [0, 0, 0]) == 2
+    assert found([[100, 100, 140, 140]], [0.9], [1], size=(200, 200)) == 1, "sizes are shares of the image"
+    assert found([], [], []) == 0
+
+
+def test_an_attack_on_another_kind_of_model_is_refused(registered):
+    detector, segmenter = Case("retinanet", registered), Case(SEGMENTER, registered)
+    for case, name, words in (
+        (detector, "segmentation-pgd", "attacks a segmenter, and this model is a detector"),
+        (segmenter, "detector-pgd", "attacks a detector, and this model is a segmenter"),
+        (segmenter, "apgd", "attacks a classifier, and this model is a segmenter"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            subject_of(case.cfg, case.model).check(build_perturbations([{"name": name, "eps": "8/255"}]))
+
+
+def overfit(case: Case, records: list[dict], steps: int) -> None:
+    """Let a model learn a few images by heart."""
+    samples = [case.mapper(record) for record in records]
+    optimizer = torch.optim.AdamW(case.model.parameters(), 2e-3)
+    case.model.train()
+    with EventStorage(0):
+        for _ in range(steps):
+            losses = case.model(samples)
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+    case.model.eval()
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet"])
+def test_a_detector_that_knows_its_images_loses_them_under_attack_and_not_under_noise(registered, name):
+    case = Case(name, registered)
+    records = case.records[:4]
+    overfit(case, records, 220)
+    specs = [
+        {"name": "noise", "eps": "4/255"},
+        {"name": "corruption", "kind": "contrast", "severity": 1},
+        *[
+            {"name": "detector-pgd", "eps": "12/255", "steps": 8, "goal": goal}
+            for goal in ("all", "vanish", "mislabel")
+        ],
+    ]
+    perturbations = build_perturbations(specs)
+    subject = subject_of(case.cfg, case.model)
+    outcomes = [
+        evaluate(subject, RecordBatches(records, case.mapper, batch_size=size), perturbations, progress=False)
+        for size in (4, 1)
+    ]
+    recall = {name: entry["object_recall"] for name, entry in outcomes[0].results["by_perturbation"].items()}
+    assert recall["clean"] > 0.5
+    assert recall["noise linf 4/255"] > 0.6 * recall["clean"]
+    for goal in ("all", "vanish", "mislabel"):
+        assert recall[f"detector-pgd-8-{goal} linf 12/255"] < 0.5 * recall["clean"]
+    by_id = [{(r.image_id, r.perturbation): (r.found, r.fooled) for r in outcome.records} for outcome in outcomes]
+    assert by_id[0] == by_id[1], "batches of another size"
+    distances = [r.distance for r in outcomes[0].records if "pgd" in r.perturbation]
+    assert 0.9 * 12 / 255 < min(distances) <= max(distances) <= 12 / 255 + 1e-6
+    assert "clean_accuracy" not in outcomes[0].results, "a detector has no accuracy"
+
+
+def test_a_segmenter_that_knows_its_images_loses_them_under_attack_and_not_under_noise(registered):
+    case = Case(SEGMENTER, registered)
+    records = case.records[:4]
+    overfit(case, records, 400)
+    specs = [{"name": "noise", "eps": "4/255"}]
+    specs += [
+        {"name": "segmentation-pgd", "eps": "12/255", "steps": 8, "loss": one} for one in ("ce", "segpgd", "cospgd")
+    ]
+    perturbations = build_perturbations(specs)
+    batches = RecordBatches(records, case.mapper, batch_size=2)
+    outcome = evaluate(
+        subject_of(case.cfg, case.model), batches, perturbations, evaluators_of(case.cfg), progress=False
+    )
+    found = {name: entry["sem_seg"]["mIoU"] for name, entry in outcome.results["by_perturbation"].items()}
+    clean = found.pop("clean")
+    noise = found.pop("noise linf 4/255")
+    assert clean > 0.3
+    assert noise > 0.8 * clean
+    assert max(found.values()) < 0.5 * clean
+    assert set(found) == {"segmentation-pgd-8 linf 12/255", "segpgd-8 linf 12/255", "cospgd-8 linf 12/255"}
+
+
+def test_coco_ap_is_computed_from_the_records_and_is_0_where_nothing_is_found(registered):
+    """An untrained detector finds nothing; detectron2 would say NaN, which is no JSON."""
+    case = Case("mask_rcnn", registered, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.99")
+    batches = RecordBatches(case.records[:3], case.mapper, batch_size=2)
+    subject = subject_of(case.cfg, case.model)
+    outcome = evaluate(subject, batches, build_perturbations([]), evaluators_of(case.cfg), progress=False)
+    clean = outcome.results["by_perturbation"]["clean"]
+    assert clean["bbox"]["AP"] == clean["segm"]["AP"] == 0.0
+    assert clean["objects_found"] == 0 < clean["objects"]

@@ -1,0 +1,166 @@
+#!/usr/bin/env python
+r"""Train one of detectron2's detectors or segmenters on a registered dataset, and measure how it fails.
+
+Examples:
+    # train Faster R-CNN on the parts of cars, then evaluate it: clean, noise, attacks
+    python tools/train_detector.py --config-file configs/car_parts/faster_rcnn.yaml OUTPUT_DIR output/faster_rcnn
+
+    # evaluate weights under corruptions
+    python tools/train_detector.py --eval-only --config-file output/faster_rcnn/config.yaml \
+        MODEL.WEIGHTS output/faster_rcnn/model_final.pth OUTPUT_DIR output/faster_rcnn_corrupted \
+        ROBUST_EVAL.PERTURBATIONS "[{'name': 'corruptions'}]"
+
+    # go on after an interruption of the training
+    python tools/train_detector.py --resume --config-file configs/car_parts/faster_rcnn.yaml \
+        OUTPUT_DIR output/faster_rcnn
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.engine import SimpleTrainer, hooks
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils.env import seed_all_rng
+
+import partbox
+from partbox.attacks import AttackError
+from partbox.data import PartDatasetError
+from partbox.data.loader import subset
+from partbox.engine.build import build_optimizer, perturbations_of
+from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
+from partbox.engine.checks import ConfigError
+from partbox.engine.detectors import (
+    build_detector,
+    check_classes,
+    evaluators_of,
+    is_segmenter,
+    mapper_of,
+    records_of,
+    subject_of,
+)
+from partbox.engine.evaluate import evaluate_subject
+from partbox.engine.hooks.best_checkpoint import FINAL
+from partbox.engine.run_folder import run_folder, writers
+from partbox.engine.setup import load_config
+from partbox.evaluation.store import RecordsError
+from partbox.report.detection_table import detection_table
+
+logger = logging.getLogger("partbox")
+USER_ERRORS = (AttackError, CheckpointError, ConfigError, PartDatasetError, RecordsError)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config-file", metavar="FILE", required=True, help="configuration file, see configs/car_parts"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    return parser.parse_intermixed_args()
+
+
+def train(cfg: CfgNode, *, resume: bool) -> str:
+    """Train on ``DATASETS.TRAIN``; returns the file of the final weights."""
+    records = records_of(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    check_classes(cfg, cfg.DATASETS.TRAIN[0])
+    seed_all_rng(max(cfg.SEED, 0))
+    model = build_detector(cfg, cfg.MODEL.WEIGHTS).train()
+    optimizer = build_optimizer(cfg, model)
+    loader = build_detection_train_loader(
+        records,
+        mapper=mapper_of(cfg, is_train=True),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+    trainer = SimpleTrainer(model, loader, optimizer)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    checkpointer = RunCheckpointer(
+        model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler, progress=_Iteration(trainer)
+    )
+    start = trainer.iter + 1 if resume and checkpointer.resume() else 0
+    trainer.register_hooks(
+        [
+            hooks.LRScheduler(optimizer, scheduler),
+            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
+            hooks.PeriodicWriter(writers(cfg, start), period=20),
+        ]
+    )
+    if start < cfg.SOLVER.MAX_ITER:
+        trainer.train(start, cfg.SOLVER.MAX_ITER)
+    path = Path(cfg.OUTPUT_DIR) / FINAL
+    save_weights(path, model, class_names=list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes))
+    return str(path)
+
+
+class _Iteration:
+    """The trainer's iteration as something that a checkpoint keeps."""
+
+    def __init__(self, trainer: SimpleTrainer) -> None:
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, int]:
+        """The iteration that was finished last."""
+        return {"iteration": self.trainer.iter}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after it."""
+        self.trainer.iter = state["iteration"]
+
+
+def evaluate(cfg: CfgNode, weights: str) -> None:
+    """Evaluate ``weights`` on ``DATASETS.TEST``; writes results and records, prints the table."""
+    every = records_of(cfg.DATASETS.TEST, "DATASETS.TEST")
+    check_classes(cfg, cfg.DATASETS.TEST[0])
+    records = subset(every, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
+    subject = subject_of(cfg, build_detector(cfg, weights))
+    names = list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
+    finished = evaluate_subject(
+        cfg,
+        subject,
+        records,
+        mapper_of(cfg, is_train=False),
+        evaluators_of(cfg),
+        facts={"weights": weights, "class_names": names},
+        dataset_images=len(every),
+    )
+    if finished is not None:
+        logger.info("\n%s", detection_table(finished[0]))
+
+
+def refuse_what_is_not_read(cfg: CfgNode) -> None:
+    """Raises ConfigError for keys of part classifiers that would have no effect here."""
+    for key, value, wanted in (
+        ("ADVERSARY.OBJECTIVE", cfg.ADVERSARY.OBJECTIVE, "clean"),
+        ("ADVERSARY.AWP_GAMMA", cfg.ADVERSARY.AWP_GAMMA, 0.0),
+        ("SOLVER.EMA.ENABLED", cfg.SOLVER.EMA.ENABLED, False),
+        ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0),
+    ):
+        if value != wanted:
+            raise ConfigError(f"{key} is {value}: training a detector does not know that yet; set it to {wanted}")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    cfg = load_config(arguments.config_file, arguments.options)
+    partbox.register_all(cfg.DATASETS.ROOT or None)
+    # a mistake in them must not show after the training
+    perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
+    refuse_what_is_not_read(cfg)
+    if arguments.eval_only and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/faster_rcnn/model_final.pth")
+    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only):
+        evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except USER_ERRORS as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")
