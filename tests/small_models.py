@@ -33,6 +33,8 @@ SMALL = [
     "8",
     "SEED",
     "1",
+    "ROBUST_EVAL.SELF_CHECK_IMAGES",
+    "0",
 ]
 """Options that make any model of partbox small enough for a test."""
 

@@ -139,8 +139,14 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     # Each perturbation is a mapping with a "name"; its other keys are that perturbation's settings:
     # {name: clean} or {name: pgd, norm: linf, eps: 8/255, steps: 20, step_size: 1/255, restarts: 1}; also
     # apgd (steps, loss: ce | dlr | dlr-targeted, restarts, targets, average), fab (steps, targeted, targets, restarts),
-    # square (queries, restarts), autoattack (version: standard | plus | rand, order: published | cheapest).
+    # square (queries, restarts), autoattack (version: standard | plus | rand, order: published | cheapest),
+    # parts (goal), detector-pgd (goal), segmentation-pgd (loss: ce | segpgd | cospgd), noise,
+    # {name: corruption, kind: fog, severity: 3}, and {name: corruptions} for the 15 benchmark kinds at 5 severities.
     evaluation.PERTURBATIONS = [{"name": "clean"}, {"name": "pgd", "norm": "linf", "eps": "8/255", "steps": 20}]
     evaluation.NUM_IMAGES = 0  # at most so many images, drawn with SEED; 0 = all
     evaluation.BATCH_SIZE = 64
     evaluation.SEED = 0  # of every random draw in evaluation
+    # Images on which is checked whether the attacks worked; 0 = no check. A failed check marks the result unreliable.
+    evaluation.SELF_CHECK_IMAGES = 32
+    # Run folder of another model of the same classes: adversarial images made on it must not be stronger. "" = none.
+    evaluation.SURROGATE = ""

@@ -198,23 +198,25 @@ def overfit(case: Case, records: list[dict], steps: int) -> None:
     case.model.eval()
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet"])
-def test_a_detector_that_knows_its_images_loses_them_under_attack_and_not_under_noise(registered, name):
-    case = Case(name, registered)
-    records = case.records[:4]
-    overfit(case, records, 220)
-    specs = [
-        {"name": "noise", "eps": "4/255"},
-        {"name": "corruption", "kind": "contrast", "severity": 1},
-        *[
-            {"name": "detector-pgd", "eps": "12/255", "steps": 8, "goal": goal}
-            for goal in ("all", "vanish", "mislabel")
-        ],
-    ]
+@pytest.fixture(scope="module", params=["faster_rcnn", "retinanet"])
+def learned(request, registered) -> Case:
+    """A detector that knows the first four test images."""
+    case = Case(request.param, registered)
+    case.records = case.records[:4]
+    overfit(case, case.records, 220)
+    return case
+
+
+def test_a_detector_that_knows_its_images_loses_them_under_attack_and_not_under_noise(learned):
+    specs = [{"name": "noise", "eps": "4/255"}, {"name": "corruption", "kind": "contrast", "severity": 1}]
+    attack = {"name": "detector-pgd", "eps": "12/255", "steps": 8}
+    specs += [{**attack, "goal": goal} for goal in ("all", "vanish", "mislabel")]
     perturbations = build_perturbations(specs)
-    subject = subject_of(case.cfg, case.model)
+    subject = subject_of(learned.cfg, learned.model)
     outcomes = [
-        evaluate(subject, RecordBatches(records, case.mapper, batch_size=size), perturbations, progress=False)
+        evaluate(
+            subject, RecordBatches(learned.records, learned.mapper, batch_size=size), perturbations, progress=False
+        )
         for size in (4, 1)
     ]
     recall = {name: entry["object_recall"] for name, entry in outcomes[0].results["by_perturbation"].items()}
@@ -227,6 +229,57 @@ def test_a_detector_that_knows_its_images_loses_them_under_attack_and_not_under_
     distances = [r.distance for r in outcomes[0].records if "pgd" in r.perturbation]
     assert 0.9 * 12 / 255 < min(distances) <= max(distances) <= 12 / 255 + 1e-6
     assert "clean_accuracy" not in outcomes[0].results, "a detector has no accuracy"
+
+
+def test_attacks_without_gradients_ask_whether_an_object_is_still_found(learned):
+    """With an eps that allows anything they lose the surest object; every query is counted."""
+    options = {"steps": 1, "initial_gradient_eval_steps": 4}
+    specs = [
+        {"name": "square", "eps": "128/255", "queries": 30},
+        {"name": "rays", "eps": "200/255", "queries": 30},
+        {"name": "foolbox", "eps": "255/255", "attack": "HopSkipJumpAttack", "options": options},
+    ]
+    perturbations = build_perturbations(specs)
+    batches = RecordBatches(learned.records, learned.mapper, batch_size=2)
+    outcome = evaluate(subject_of(learned.cfg, learned.model), batches, perturbations, progress=False)
+    by_name = {one.name: [r for r in outcome.records if r.perturbation == one.name] for one in perturbations}
+    for name, records in by_name.items():
+        if name != "clean":
+            assert sum(r.loss is not None and r.loss > 0 for r in records) >= 2, name
+            assert all(r.queries > 1 for r in records if r.loss is not None)
+            found, clean = sum(r.found for r in records), sum(r.found for r in by_name["clean"])
+            assert found < clean
+    assert all(r.queries <= 32 for name in by_name if name[0] in "sr" for r in by_name[name])
+
+
+def test_an_object_that_nothing_finds_cannot_be_attacked(registered):
+    case = Case("faster_rcnn", registered)
+    perturbations = build_perturbations([{"name": "rays", "eps": "8/255", "queries": 5}])
+    batches = RecordBatches(case.records[:1], case.mapper, batch_size=1)
+    outcome = evaluate(subject_of(case.cfg, case.model), batches, perturbations, progress=False)
+    assert "nothing to attack" in outcome.results["by_perturbation"]["rays linf 8/255"]["notes"][0]
+
+
+def test_self_checks_of_a_detector(learned, monkeypatch):
+    """An honest one passes; rounding of its input, and answers that change each time, are flagged."""
+    specs = [{"name": "detector-pgd", "eps": "12/255", "steps": 8, "goal": goal} for goal in ("vanish", "mislabel")]
+    attacks = build_perturbations(specs)[1:]
+    subject = subject_of(learned.cfg, learned.model)
+    samples = [learned.mapper(record) for record in learned.records[:3]]
+
+    def failed() -> dict[str, str]:
+        with attack_mode(learned.model):
+            found = subject.self_checks(samples, attacks, [False] * 3, 0)
+        return {check.name: check.reason for check in found if not check.passed}
+
+    assert failed() == {}
+    plain = learned.model.preprocess_image
+    masked = lambda batch: plain([{**one, "image": (one["image"] / 32).round() * 32} for one in batch])  # noqa: E731
+    monkeypatch.setattr(learned.model, "preprocess_image", masked)
+    assert "gradient" in failed()["gradients"]
+    noisy = lambda batch: plain([{**one, "image": one["image"] + 9 * torch.randn(())} for one in batch])  # noqa: E731
+    monkeypatch.setattr(learned.model, "preprocess_image", noisy)
+    assert "each time" in failed()["deterministic"]
 
 
 def test_a_segmenter_that_knows_its_images_loses_them_under_attack_and_not_under_noise(registered):

@@ -5,8 +5,10 @@ from .autoattack import AutoAttack
 from .base import Attack, AttackError, AttackResult, attack_mode
 from .detector import DetectorAttackResult, DetectorPGD
 from .fab import FAB
+from .foolbox_attack import FoolboxAttack
 from .parts import PartPGD, PartPrediction
 from .pgd import PGD
+from .rays import RayS
 from .segmentation import SegmentationPGD
 from .square import Square
 from .threat import ThreatModel, parse_eps
@@ -21,8 +23,10 @@ __all__ = [
     "AutoAttack",
     "DetectorAttackResult",
     "DetectorPGD",
+    "FoolboxAttack",
     "PartPGD",
     "PartPrediction",
+    "RayS",
     "SegmentationPGD",
     "Square",
     "ThreatModel",

@@ -162,7 +162,7 @@ def perturbations_of(cfg: CfgNode, target: str = "classifier") -> list[Perturbat
     except (ValueError, TypeError) as error:
         raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: {error}") from error
     for one in perturbations:
-        if one.role == "attack" and one.target != target:
+        if one.role == "attack" and not one.attacks(target):
             raise ConfigError(
                 f"ROBUST_EVAL.PERTURBATIONS: {one.name} attacks a {one.target}, and this model is a {target}"
             )

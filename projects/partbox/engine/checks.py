@@ -23,6 +23,7 @@ NOT_NEGATIVE = (
     "DATALOADER.NUM_WORKERS",
     "ROBUST_EVAL.NUM_IMAGES",
     "ROBUST_EVAL.SEED",
+    "ROBUST_EVAL.SELF_CHECK_IMAGES",
     "TEST.EVAL_PERIOD",
 )
 OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm")

@@ -27,15 +27,17 @@ from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.perturbations import Perturbation
 from partbox.evaluation.records import write_records
-from partbox.evaluation.run import Evaluation, conclude, missing_units, work
+from partbox.evaluation.run import Evaluation, conclude, missing_units, self_checks, work
 from partbox.evaluation.store import RecordStore
 from partbox.evaluation.subject import ClassifierSubject, Mapper, Subject
 from partbox.files import write_text
 from partbox.modeling import PartClassifier
 
-from .build import perturbations_of
+from .build import build_classifier, perturbations_of
+from .checks import ConfigError
+from .hooks.best_checkpoint import BEST
 from .run_folder import config_hash, effective_config
-from .setup import load_dataset
+from .setup import load_config, load_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ def evaluate_and_save(
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
     finished = evaluate_subject(
         cfg,
-        ClassifierSubject(model),
+        ClassifierSubject(model, surrogate_of(cfg, model)),
         records,
         mapper,
         _evaluators(model, records),
@@ -131,6 +133,23 @@ def evaluate_and_save(
     results, outcome = finished
     save_examples(Path(cfg.OUTPUT_DIR) / "examples.npz", outcome.examples, model.class_names)
     return results
+
+
+def surrogate_of(cfg: CfgNode, model: PartClassifier) -> PartClassifier | None:
+    """The model of the run folder ``ROBUST_EVAL.SURROGATE``, for the transfer check; None without one.
+
+    Raises:
+        ConfigError: no such run, or one with other classes.
+        CheckpointError: its weights cannot be read.
+    """
+    folder = Path(cfg.ROBUST_EVAL.SURROGATE)
+    if not cfg.ROBUST_EVAL.SURROGATE:
+        return None
+    other = load_config(folder / "config.yaml", ["MODEL.DEVICE", cfg.MODEL.DEVICE])
+    surrogate = build_classifier(other, str(folder / BEST))
+    if surrogate.class_names != model.class_names or tuple(other.INPUT.SIZE) != tuple(cfg.INPUT.SIZE):
+        raise ConfigError(f"ROBUST_EVAL.SURROGATE: {folder} holds a model of other classes or another input size")
+    return surrogate.eval().requires_grad_(False)
 
 
 def evaluate_subject(
@@ -182,6 +201,9 @@ def evaluate_subject(
             )
             return None
         outcome = conclude(len(batches), perturbations, ready, store)
+    if cfg.ROBUST_EVAL.SELF_CHECK_IMAGES:
+        count, seed = cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, cfg.ROBUST_EVAL.SEED
+        self_checks(subject, batches, perturbations, outcome, images=count, seed=seed)
     results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
     results["seconds"] = time.perf_counter() - started
     write_records(folder / "records.jsonl", outcome.records)

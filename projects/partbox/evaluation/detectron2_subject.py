@@ -6,21 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from torch import Tensor, nn
+from torch.nn import functional
 
-from partbox.attacks import AttackError, DetectorAttackResult, ThreatModel
-from partbox.attacks.draws import random_starts
+from partbox.attacks import AttackError, DetectorAttackResult
 
 from .corruption_mapper import CorruptionMapper
-from .found_objects import IOU, SCORE, count_found
+from .detectron2_checks import check_detectron2
+from .found_objects import IOU, SCORE, count_found, object_scores
 from .perturbations import Perturbation
 from .records import Record
+from .self_checks import Check
 from .subject import Batch, Mapper, Seen
 from .training_losses import TrainingLosses
+from .unattacked import noisy
 
 NO_ADVERSARY = ("clean", "corruption", "noise")
 
@@ -60,7 +62,7 @@ class Detectron2Subject:
     def check(self, perturbations: Sequence[Perturbation]) -> None:
         """Raises ValueError for an attack on another kind of model."""
         for perturbation in perturbations:
-            if perturbation.role == "attack" and perturbation.target != self.kind:
+            if perturbation.role == "attack" and not perturbation.attacks(self.kind):
                 raise ValueError(
                     f"{perturbation.name} attacks a {perturbation.target}, and this model is a {self.kind}"
                 )
@@ -84,6 +86,12 @@ class Detectron2Subject:
             records.append(self.judge(record, sample, output))
             outputs.append(output)
         return Seen(records, outputs, lambda count: {})
+
+    def self_checks(
+        self, samples: Batch, attacks: Sequence[Perturbation], robust: Sequence[bool], seed: int
+    ) -> list[Check]:
+        """Whether the result under the attacks of one threat model can be believed."""
+        return check_detectron2(self, samples, attacks, seed=seed)
 
     @property
     def device(self) -> torch.device:
@@ -118,10 +126,13 @@ class Detectron2Subject:
         """The record with the verdict on the model's output."""
         raise NotImplementedError
 
+    def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
+        """What is right, and of how many: labelled objects, or labelled pixels."""
+        raise NotImplementedError
 
-def noisy(threat: ThreatModel, image: Tensor, image_id: int | str, seed: int) -> Tensor:
-    """A random allowed image around (3, H, W); uniform in the ball."""
-    return random_starts(threat, image[None], [image_id], seed=seed, restart=0)[0]
+    def same_output(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether two answers to one image agree."""
+        raise NotImplementedError
 
 
 class DetectorSubject(Detectron2Subject):
@@ -146,18 +157,50 @@ class DetectorSubject(Detectron2Subject):
     def attack(
         self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
     ) -> tuple[Record, Tensor]:
+        if perturbation.gradient_free:
+            return self._ask(record, sample, clean, perturbation, seed)
         losses = TrainingLosses(self.model, sample, self.num_classes, seed=seed)
         apply: Callable[..., DetectorAttackResult] = perturbation.apply
         found = apply(losses, clean, image_id=sample["image_id"], seed=seed)
         known = replace(record, loss=found.objective, queries=found.queries, zero_gradient=found.zero_gradient)
         return known, found.image
 
+    def _ask(
+        self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
+    ) -> tuple[Record, Tensor]:
+        """An attack without gradients: is the object that is found most surely on the clean image still found?"""
+        truth = sample["instances"]
+        scores = object_scores(truth, self.output(sample, clean)["instances"], iou=self.iou)
+        if not len(scores) or float(scores.max()) < self.score:
+            note = "no labelled object is found on the clean image: nothing to attack"
+            return replace(record, notes=(note,)), clean
+        target = int(scores.argmax())
+
+        def still_found(images: Tensor) -> Tensor:
+            """(B, 2): the object's score, and the smallest score of a found object."""
+            answers = [object_scores(truth, self.output(sample, one)["instances"], iou=self.iou) for one in images]
+            found = torch.stack([answer[target] for answer in answers])
+            # Just below the threshold, so that a score of exactly the threshold is found.
+            return torch.stack([found, torch.full_like(found, self.score - 1e-6)], dim=1).to(images)
+
+        labels = torch.zeros(1, dtype=torch.int64, device=clean.device)
+        result = perturbation.apply(still_found, clean[None], labels, image_ids=[sample["image_id"]], seed=seed)
+        loss = None if result.loss is None else float(result.loss[0])
+        return replace(record, loss=loss, queries=int(result.queries[0]), notes=result.notes), result.images[0]
+
     def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
         if "instances" not in sample:
             return record
+        found, objects = self.count_right(sample, output)
+        return replace(record, objects=objects, found=found, fooled=objects > 0 and found == 0)
+
+    def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
         truth = sample["instances"]
-        found = count_found(truth, output["instances"], iou=self.iou, score=self.score)
-        return replace(record, objects=len(truth), found=found, fooled=len(truth) > 0 and found == 0)
+        return count_found(truth, output["instances"], iou=self.iou, score=self.score), len(truth)
+
+    def same_output(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        first, second = one["instances"], other["instances"]
+        return len(first) == len(second) and torch.allclose(first.scores, second.scores, atol=1e-4)
 
 
 class SegmenterSubject(Detectron2Subject):
@@ -205,9 +248,16 @@ class SegmenterSubject(Detectron2Subject):
     def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
         if "sem_seg" not in sample:
             return record
-        labels = sample["sem_seg"].cpu().numpy()
-        found = output["sem_seg"].argmax(dim=0).cpu().numpy()
+        right, labelled = self.count_right(sample, output)
+        return replace(record, fooled=labelled > 0 and right == 0)
+
+    def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
+        labels, scores = sample["sem_seg"].cpu(), output["sem_seg"].float().cpu()
+        if scores.shape[-2:] != labels.shape:  # the model answers at the photograph's size
+            scores = functional.interpolate(scores[None], size=labels.shape, mode="bilinear", align_corners=False)[0]
+        found = scores.argmax(dim=0)
         labelled = labels != self.ignore
-        if found.shape != labels.shape or not labelled.any():
-            return record
-        return replace(record, fooled=not bool(np.any(found[labelled] == labels[labelled])))
+        return int((found == labels)[labelled].sum()), int(labelled.sum())
+
+    def same_output(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        return torch.allclose(one["sem_seg"], other["sem_seg"], atol=1e-3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from torch import Tensor
 
 IOU, SCORE = 0.5, 0.5
 
@@ -33,6 +35,18 @@ def count_found(truth: Instances, predicted: Instances, *, iou: float = IOU, sco
         if chosen >= 0:
             free[chosen] = False
     return free.count(False)
+
+
+def object_scores(truth: Instances, predicted: Instances, *, iou: float = IOU) -> Tensor:
+    """The best score of a prediction of each labelled object's class that overlaps it by ``iou``; 0 without, (N,)."""
+    if not len(truth):
+        return torch.zeros(0)
+    overlaps = pairwise_iou(
+        _at_unit_size(truth.gt_boxes, truth.image_size), _at_unit_size(predicted.pred_boxes, predicted.image_size)
+    )
+    same = truth.gt_classes.cpu()[:, None] == predicted.pred_classes.cpu()[None, :]
+    scores = predicted.scores.detach().cpu().float()[None, :] * (same & (overlaps >= iou))
+    return torch.cat([scores, torch.zeros(len(truth), 1)], dim=1).amax(dim=1)
 
 
 def _at_unit_size(boxes: Boxes, size: tuple[int, int]) -> Boxes:

@@ -15,7 +15,9 @@ from partbox.attacks import (
     Attack,
     AutoAttack,
     DetectorPGD,
+    FoolboxAttack,
     PartPGD,
+    RayS,
     SegmentationPGD,
     Square,
     ThreatModel,
@@ -43,6 +45,7 @@ class Perturbation:
         corruption: (kind, severity) of a corruption; None for clean images and attacks.
         role: ``clean``, ``corruption``, ``noise`` or ``attack``.
         target: what an attack attacks: ``classifier``, ``detector`` or ``segmenter``.
+        gradient_free: a classifier's attack that can attack a detector too: "is the object still found?".
     """
 
     name: str
@@ -54,6 +57,11 @@ class Perturbation:
     corruption: tuple[str, int] | None = None
     role: str = "attack"
     target: str = "classifier"
+    gradient_free: bool = False
+
+    def attacks(self, kind: str) -> bool:
+        """Whether this is an attack that a model of this kind can be attacked with."""
+        return self.target == kind or (self.gradient_free and kind == "detector")
 
 
 def _clean(spec: dict[str, Any]) -> Perturbation:
@@ -75,10 +83,13 @@ ATTACKS: dict[str, Callable[..., Attack | PartPGD | DetectorPGD | SegmentationPG
     "apgd": APGD,
     "fab": FAB,
     "square": Square,
+    "rays": RayS,
+    "foolbox": FoolboxAttack,
     "autoattack": AutoAttack,
     "detector-pgd": DetectorPGD,
     "segmentation-pgd": SegmentationPGD,
 }
+GRADIENT_FREE = ("square", "rays", "foolbox")  # they ask a detector whether an object is still found
 TARGETS = {"detector-pgd": "detector", "segmentation-pgd": "segmenter"}
 DEFAULTS: dict[str, dict[str, Any]] = {"pgd": {"steps": 20}}
 
@@ -109,6 +120,7 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
         passes,
         on_parts=name == "parts",
         target=TARGETS.get(name, "classifier"),
+        gradient_free=name in GRADIENT_FREE,
     )
 
 

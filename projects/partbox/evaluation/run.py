@@ -12,14 +12,16 @@ from detectron2.evaluation import DatasetEvaluator
 from tqdm import tqdm
 
 from partbox.attacks import attack_mode
+from partbox.data.loader import subset
 
 from .batches import Batches, LoadedBatches
 from .image_evaluator import ImageEvaluator, image_evaluators
 from .perturbations import Perturbation
 from .records import Record
+from .self_checks import Check
 from .store import RecordStore, Unit
 from .subject import Batch, ClassifierSubject, Subject
-from .summary import summarize
+from .summary import summarize, worst_case
 
 
 @dataclass
@@ -186,3 +188,46 @@ def conclude(
             measured = [record.measurements[evaluator.name] for record in its]
             entry.update(evaluator.combine([one for one in measured if one is not None]) or {})
     return Evaluation(results, records, {one.name: store.load_examples(one.name) for one in perturbations})
+
+
+def self_checks(
+    subject: Subject,
+    batches: Batches,
+    perturbations: Sequence[Perturbation],
+    evaluation: Evaluation,
+    *,
+    images: int,
+    seed: int = 0,
+) -> None:
+    """Check on a few images whether the attacks worked; the outcome goes into the evaluation's results.
+
+    ``results["self_checks"]`` has the checks of each threat model, ``results["unreliable"]`` a sentence for each that
+    failed, which is a warning too.
+
+    Args:
+        subject: the model under test.
+        batches: all images.
+        perturbations: all perturbations.
+        evaluation: finished.
+        images: how many are looked at, drawn with ``seed``.
+        seed: of all draws.
+    """
+    by_threat: dict[str, list[Perturbation]] = {}
+    for perturbation in perturbations:
+        if perturbation.role == "attack":
+            by_threat.setdefault(str(perturbation.threat), []).append(perturbation)
+    chosen = subset(batches.records, images, seed=seed)
+    samples = [batches.mapper(record) for record in chosen]
+    found: dict[str, list[Check]] = {}
+    with attack_mode(subject.module):
+        for threat, attacks in by_threat.items():
+            names = {"clean", *[attack.name for attack in attacks]}
+            verdicts = worst_case([record for record in evaluation.records if record.perturbation in names])
+            robust = [verdicts[record["image_id"]] for record in chosen]
+            found[threat] = subject.self_checks(samples, attacks, robust, seed)
+    reasons = [f"{threat}: {one.reason}" for threat, checks in found.items() for one in checks if not one.passed]
+    evaluation.results["self_checks"] = {
+        threat: [check.to_json() for check in checks] for threat, checks in found.items()
+    }
+    evaluation.results["unreliable"] = reasons
+    evaluation.results["warnings"] += [f"unreliable, {reason}" for reason in reasons]

@@ -17,6 +17,7 @@ from .examples import stack_examples
 from .part_predictions import part_predict
 from .perturbations import Perturbation
 from .records import Record
+from .self_checks import Check, check_classifier
 
 Batch = Sequence[dict[str, Any]]
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
@@ -59,6 +60,11 @@ class Subject(Protocol):
     def see(self, batch: Batch, perturbation: Perturbation, seed: int) -> Seen:
         """Perturb a batch and look at the result."""
 
+    def self_checks(
+        self, samples: Batch, attacks: Sequence[Perturbation], robust: Sequence[bool], seed: int
+    ) -> list[Check]:
+        """Whether the result under the attacks of one threat model can be believed, on a few images."""
+
 
 class ClassifierSubject:
     """A part classifier: perturbed at the size of the network's input.
@@ -66,12 +72,14 @@ class ClassifierSubject:
     Args:
         model: a torch module with ``attackable``, ``logits_for``, ``images_of`` and ``predict_batch`` as
             :class:`partbox.modeling.PartClassifier` has them.
+        surrogate: another model of the same kind; the self-checks see whether adversarial images made on it are
+            stronger than those made on the model itself.
     """
 
     kind = "classifier"
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+    def __init__(self, model: Any, surrogate: Any = None) -> None:
+        self.model, self.surrogate = model, surrogate
 
     @property
     def module(self) -> torch.nn.Module:
@@ -111,6 +119,25 @@ class ClassifierSubject:
             _records(batch, outputs, result, perturbation, clean),
             outputs,
             lambda count: stack_examples(batch[:count], list(result.images[:count]), outputs[:count]),
+        )
+
+    def self_checks(
+        self, samples: Batch, attacks: Sequence[Perturbation], robust: Sequence[bool], seed: int
+    ) -> list[Check]:
+        """See :func:`partbox.evaluation.self_checks.check_classifier`."""
+        images = self.model.images_of(samples)
+        threat = attacks[0].threat
+        assert threat is not None
+        return check_classifier(
+            self.model.logits,
+            images,
+            torch.tensor([sample["label"] for sample in samples], device=images.device),
+            torch.tensor(list(robust), device=images.device),
+            threat,
+            image_ids=[sample["image_id"] for sample in samples],
+            steps=max(int(attack.settings.get("steps", 20)) for attack in attacks),
+            seed=seed,
+            surrogate=None if self.surrogate is None else self.surrogate.logits,
         )
 
     def _attack_parts(

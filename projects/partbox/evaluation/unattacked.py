@@ -75,3 +75,8 @@ def noise(
     ids = image_ids if image_ids is not None else content_ids(images)
     noisy = random_starts(threat, images, ids, seed=seed, restart=0)
     return no_attack(predict, noisy, labels, image_ids=ids, seed=seed)
+
+
+def noisy(threat: ThreatModel, image: Tensor, image_id: ImageId, seed: int) -> Tensor:
+    """A random allowed image around (3, H, W); uniform in the ball."""
+    return random_starts(threat, image[None], [image_id], seed=seed, restart=0)[0]

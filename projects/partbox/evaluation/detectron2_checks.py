@@ -1,0 +1,184 @@
+"""Does a detector's or segmenter's robustness look real? Cheap checks on a few images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from partbox.attacks import AttackError, DetectorPGD, SegmentationPGD, Square, ThreatModel
+
+from .perturbations import Perturbation
+from .self_checks import Check
+from .unattacked import noisy
+
+if TYPE_CHECKING:
+    from .detectron2_subject import Detectron2Subject
+
+NOISES = 5
+QUERIES = 100
+ALLOWED = 0.1  # share of what is right on the clean images by which a check may be missed
+
+
+def check_detectron2(
+    subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], attacks: Sequence[Perturbation], *, seed: int = 0
+) -> list[Check]:
+    """All checks under the attacks of one threat model.
+
+    What is compared is the share of labelled objects that are found, or of labelled pixels that are right.
+
+    Args:
+        subject: the model, in evaluation mode.
+        samples: of a mapper that keeps the labels.
+        attacks: perturbations of one threat model.
+        seed: of all draws.
+    """
+    attacks = [attack for attack in attacks if not attack.gradient_free]
+    if not attacks:
+        return [_deterministic(subject, samples)]
+    checks = [_deterministic(subject, samples), _gradients(subject, samples, attacks[0], seed)]
+    if not all(check.passed for check in checks):
+        return checks
+    clean = _share(subject, samples, [_image(subject, sample) for sample in samples])
+    attacked = min(_under(subject, samples, one, seed) for one in attacks)
+    threat = attacks[0].threat
+    assert threat is not None
+    checks.append(_noise(subject, samples, threat, attacked, seed))
+    checks.append(_large_eps(subject, samples, attacks, clean, seed))
+    checks.append(_more_steps(subject, samples, attacks, clean, attacked, seed))
+    if subject.kind == "detector":
+        checks.append(_black_box(subject, samples, threat, attacked, clean, seed))
+    return checks
+
+
+def _image(subject: Detectron2Subject, sample: Mapping[str, Any]) -> Tensor:
+    pixels: Tensor = sample["image"].to(subject.device).float() / 255
+    return pixels
+
+
+def _share(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], images: Sequence[Tensor]) -> float:
+    """Objects found of all objects, or pixels right of all labelled pixels."""
+    pairs = zip(samples, images, strict=True)
+    counts = [subject.count_right(sample, subject.output(sample, image)) for sample, image in pairs]
+    return sum(right for right, _ in counts) / max(1, sum(total for _, total in counts))
+
+
+def _under(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], attack: Perturbation, seed: int) -> float:
+    images = [subject.perturb(sample, _image(subject, sample), attack, seed)[1] for sample in samples]
+    return _share(subject, samples, images)
+
+
+def _deterministic(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]]) -> Check:
+    """The same image twice: the same answer."""
+    for sample in samples[:4]:
+        image = _image(subject, sample)
+        if not subject.same_output(subject.output(sample, image), subject.output(sample, image)):
+            return Check("deterministic", False, "the model answers the same image differently each time")
+    return Check("deterministic", True)
+
+
+def _gradients(
+    subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], attack: Perturbation, seed: int
+) -> Check:
+    """What the attack maximises has a finite gradient that is not exactly zero."""
+    one_step = with_settings(attack, steps=1)
+    try:
+        found = [subject.perturb(sample, _image(subject, sample), one_step, seed)[0] for sample in samples]
+    except AttackError as error:
+        return Check("gradients", False, f"the model cannot be attacked: {error}")
+    zero = sum(record.zero_gradient for record in found)
+    values = {"images": len(found), "zero": zero}
+    if zero > ALLOWED * len(found):
+        reason = f"the gradient is exactly zero on {zero} of {len(found)} images: something in the model has none"
+        return Check("gradients", False, reason, values)
+    return Check("gradients", True, values=values)
+
+
+def _noise(
+    subject: Detectron2Subject,
+    samples: Sequence[Mapping[str, Any]],
+    threat: ThreatModel,
+    attacked: float,
+    seed: int,
+) -> Check:
+    """Random images in the ball are weaker than the attack."""
+    shares = []
+    for draw in range(NOISES):
+        images = [noisy(threat, _image(subject, one), one["image_id"], seed + 1000 * (draw + 1)) for one in samples]
+        shares.append(_share(subject, samples, images))
+    values = {"right_under_noise": min(shares), "right_under_attack": attacked}
+    if min(shares) < attacked:
+        return Check("noise", False, "random noise of the same size does more harm than the attack", values)
+    return Check("noise", True, values=values)
+
+
+def _large_eps(
+    subject: Detectron2Subject,
+    samples: Sequence[Mapping[str, Any]],
+    attacks: Sequence[Perturbation],
+    clean: float,
+    seed: int,
+) -> Check:
+    """Where every change is allowed nothing may be left."""
+    left = min(_under(subject, samples, with_settings(one, steps=30, eps_of_everything=True), seed) for one in attacks)
+    values = {"right": left, "right_clean": clean}
+    if left > ALLOWED * clean:
+        reason = f"{left:.0%} stay right where every change is allowed: the attack does not work"
+        return Check("large eps", False, reason, values)
+    return Check("large eps", True, values=values)
+
+
+def _more_steps(
+    subject: Detectron2Subject,
+    samples: Sequence[Mapping[str, Any]],
+    attacks: Sequence[Perturbation],
+    clean: float,
+    attacked: float,
+    seed: int,
+) -> Check:
+    """Three times the steps change little."""
+    longer = [with_settings(one, steps=3 * one.settings["steps"]) for one in attacks]
+    left = min(_under(subject, samples, one, seed) for one in longer)
+    values = {"right": attacked, "right_with_three_times_the_steps": left}
+    if attacked - left > ALLOWED * clean:
+        reason = f"three times the steps leave {left:.0%} instead of {attacked:.0%} right: the attack was too short"
+        return Check("more steps", False, reason, values)
+    return Check("more steps", True, values=values)
+
+
+def _black_box(
+    subject: Detectron2Subject,
+    samples: Sequence[Mapping[str, Any]],
+    threat: ThreatModel,
+    attacked: float,
+    clean: float,
+    seed: int,
+) -> Check:
+    """An attack without gradients on the surest object leaves no less than the gradient attack."""
+    left = _under(subject, samples, build_gradient_free(threat), seed)
+    values = {"right": left, "right_under_attack": attacked, "queries": QUERIES}
+    if attacked - left > ALLOWED * clean:
+        reason = f"{QUERIES} queries without gradients leave {left:.0%} right, the attack with gradients {attacked:.0%}"
+        return Check("black box", False, reason, values)
+    return Check("black box", True, values=values)
+
+
+def build_gradient_free(threat: ThreatModel) -> Perturbation:
+    """Square with a few queries as a perturbation."""
+    attack = Square(threat, queries=QUERIES)
+    return Perturbation(attack.name, attack, attack.settings, threat, attack.passes, gradient_free=True)
+
+
+def with_settings(attack: Perturbation, *, steps: int, eps_of_everything: bool = False) -> Perturbation:
+    """The same attack with another number of steps, and, on request, with every change allowed."""
+    apply, threat = attack.apply, attack.threat
+    assert threat is not None
+    if eps_of_everything:
+        threat = ThreatModel(threat.norm, 1.0 if threat.norm == "linf" else 1000.0)
+    if isinstance(apply, DetectorPGD):
+        return replace(attack, threat=threat, apply=DetectorPGD(threat, apply.goal, steps))
+    if isinstance(apply, SegmentationPGD):
+        return replace(attack, threat=threat, apply=SegmentationPGD(threat, apply.loss, steps, ignore=apply.ignore))
+    raise TypeError(f"{attack.name} is no gradient attack on a detector or segmenter")

@@ -1,0 +1,195 @@
+"""Planted gradient masking is flagged, with its reason; an honest model is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small_models import MODELS, small_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from partbox.attacks import PGD, AttackError, ThreatModel
+from partbox.data.mapper import PartDatasetMapper
+from partbox.engine.build import build_classifier
+from partbox.evaluation import build_perturbations, evaluate
+from partbox.evaluation.batches import RecordBatches
+from partbox.evaluation.run import as_subject, self_checks
+from partbox.evaluation.self_checks import check_classifier, tolerated
+
+THREAT = ThreatModel("linf", 0.04)
+COUNT = 32
+
+
+class Problem:
+    """Images of four smooth patterns under noise, and a network that tells them apart."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        patterns = torch.rand(4, 3, 3, 3, generator=generator)
+        self.patterns = functional.interpolate(patterns, size=(12, 12), mode="bilinear")
+        torch.manual_seed(0)
+        self.model = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
+        )
+        optimizer = torch.optim.AdamW(self.model.parameters(), 3e-3)
+        for step in range(150):
+            images, labels = self.draw(64, step)
+            optimizer.zero_grad()
+            functional.cross_entropy(self.model(images), labels).backward()
+            optimizer.step()
+        self.model.requires_grad_(False).eval()
+        self.images, self.labels = self.draw(COUNT, 10_000)
+
+    def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, 4, (count,), generator=generator)
+        noise = torch.randn(count, 3, 12, 12, generator=generator) * 0.1
+        return (0.3 * self.patterns[labels] + 0.35 + noise).clamp(0, 1), labels
+
+    def checks(self, predict, threat: ThreatModel = THREAT, steps: int = 20, **options) -> dict:
+        """Checks by name, after an evaluation with PGD; an evaluation that stops calls every right image robust."""
+        robust = predict(self.images).argmax(dim=1) == self.labels
+        try:
+            result = PGD(threat, steps)(predict, self.images, self.labels, image_ids=range(COUNT))
+            robust = ~result.fooled
+        except AttackError:
+            pass
+        found = check_classifier(
+            predict,
+            self.images,
+            self.labels,
+            robust,
+            threat,
+            image_ids=range(COUNT),
+            steps=steps,
+            **options,
+        )
+        return {one.name: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return Problem()
+
+
+def failed(checks: dict) -> set[str]:
+    assert all(bool(one.reason) != one.passed for one in checks.values())
+    return {name for name, one in checks.items() if not one.passed}
+
+
+@pytest.mark.parametrize("threat", [ThreatModel("linf", 0.034), THREAT, ThreatModel("l2", 0.5)])
+def test_an_honest_model_is_not_flagged(problem, threat):
+    checks = problem.checks(problem.model, threat, surrogate=problem.model)
+    assert failed(checks) == set()
+    assert list(checks) == [
+        *("deterministic", "gradients", "large eps", "more steps", "monotone", "black box", "noise", "transfer")
+    ]
+    assert 0 < checks["black box"].values["images"] < COUNT, "some images are robust here and some are not"
+    assert json.dumps([one.to_json() for one in checks.values()])
+
+
+def test_rounded_input_is_flagged(problem):
+    checks = problem.checks(lambda x: problem.model((x * 16).round() / 16))
+    assert "gradients" in failed(checks)
+    assert "such as rounding" in checks["gradients"].reason
+    assert "black box" in failed(checks), "an attack without gradients is not held up"
+
+
+def test_saturated_logits_are_flagged(problem):
+    checks = problem.checks(lambda x: problem.model(x) * 1e4)
+    assert failed(checks) == {"gradients"}
+    assert "saturated" in checks["gradients"].reason
+
+
+def test_random_resizing_is_flagged(problem):
+    def predict(x: Tensor) -> Tensor:
+        size = int(torch.randint(9, 16, ()))
+        resized = functional.interpolate(x, size=size, mode="bilinear")
+        return problem.model(functional.interpolate(resized, size=12, mode="bilinear"))
+
+    checks = problem.checks(predict)
+    assert "deterministic" in failed(checks)
+    assert "each time" in checks["deterministic"].reason
+
+
+def test_preprocessing_without_a_gradient_is_flagged(problem):
+    checks = problem.checks(lambda x: problem.model(torch.from_numpy(x.detach().numpy().copy())))
+    assert "no gradient" in checks["gradients"].reason
+    assert "attack" in failed(checks), "the attack itself refuses, and that is said too"
+
+
+class Scrambled(torch.autograd.Function):
+    """The identity with a gradient that has nothing to do with it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0)) * gradient.abs().mean()
+
+
+def test_wrong_gradients_are_flagged(problem):
+    checks = problem.checks(lambda x: problem.model(Scrambled.apply(x)), surrogate=problem.model)
+    assert {"black box", "transfer"} <= failed(checks)
+
+
+def test_a_short_attack_is_flagged(problem):
+    """Gradients of a rippled image point the right way only nearby: one large step goes astray."""
+    checks = problem.checks(lambda x: problem.model(x + 0.04 * torch.sin(150 * x)), steps=1)
+    assert "more steps" in failed(checks)
+
+
+def test_answers_that_depend_on_the_batch_are_flagged(problem):
+    checks = problem.checks(lambda x: problem.model(x - x.mean(dim=0) + 0.5))
+    assert "other images of its batch" in checks["deterministic"].reason
+
+
+def test_a_floor_under_the_model_is_flagged(problem):
+    """Answers that no change of the image can alter: nothing falls at any eps."""
+    checks = problem.checks(lambda x: functional.one_hot(problem.labels[: len(x)], 4) + 1e-9 * problem.model(x))
+    assert "large eps" in failed(checks)
+
+
+def test_infinite_gradients_are_flagged(problem):
+    checks = problem.checks(lambda x: problem.model(x) + ((x - x).abs() ** 0.5).sum(dim=(1, 2, 3))[:, None])
+    assert "not finite" in checks["gradients"].reason
+
+
+def test_few_images_tolerate_one():
+    assert [tolerated(count) for count in (1, 8, 32, 100, 400)] == [1, 1, 1, 5, 20]
+
+
+def test_the_run_marks_the_result_unreliable(example_dataset, monkeypatch):
+    cfg = small_config(example_dataset, *MODELS["normal"])
+    model = build_classifier(cfg)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    batches = RecordBatches(example_dataset.records[:11], mapper, batch_size=6)
+    labels = [record["label"] for record in example_dataset.records[:11]]
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=3e-3)
+    samples = [mapper(record) for record in example_dataset.records[:11]]
+    for _ in range(40):
+        optimizer.zero_grad()
+        model.losses(model.images_of(samples), model.targets_of(samples))["loss_class"].backward()
+        optimizer.step()
+    model.eval()
+    assert len(set(labels)) > 1
+    perturbations = build_perturbations([{"name": "noise", "eps": "1/255"}, {"name": "pgd", "eps": "2/255"}])
+
+    def results() -> dict:
+        outcome = evaluate(model, batches, perturbations, progress=False)
+        self_checks(as_subject(model), batches, perturbations, outcome, images=5, seed=1)
+        return outcome.results
+
+    honest = results()
+    assert list(honest["self_checks"]) == ["linf 2/255"], "noise is no attack to check"
+    assert honest["unreliable"] == [check["reason"] for check in honest["self_checks"]["linf 2/255"] if check["reason"]]
+    assert not any("gradients" in reason or "deterministic" in reason for reason in honest["unreliable"])
+    plain = model.logits
+    monkeypatch.setattr(model, "logits", lambda images: plain((images * 8).round() / 8))
+    masked = results()
+    assert any(reason.startswith("linf 2/255: the gradient") for reason in masked["unreliable"])
+    assert any(warning.startswith("unreliable, linf 2/255") for warning in masked["warnings"])
