@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.detectron2_subject import labelled_test_mapper
 from partbox.evaluation.found_objects import count_found
+from partbox.evaluation.summary import performance_under_corruptions
 from partbox.evaluation.training_losses import TrainingLosses
 
 
@@ -313,3 +316,31 @@ def test_coco_ap_is_computed_from_the_records_and_is_0_where_nothing_is_found(re
     clean = outcome.results["by_perturbation"]["clean"]
     assert clean["bbox"]["AP"] == clean["segm"]["AP"] == 0.0
     assert clean["objects_found"] == 0 < clean["objects"]
+
+
+def test_the_ten_lines_of_the_documentation_work(registered, tmp_path, monkeypatch, capsys):
+    """As written, for any cfg and model."""
+    text = (Path(__file__).resolve().parents[2] / "docs/robust_evaluation.md").read_text()
+    (code,) = re.findall(r"Given `cfg` and `model`:\n\n```python\n(.*?)```", text, re.DOTALL)
+    case = Case("retinanet", registered, "DATASETS.TEST", "('example_val',)")
+    from detectron2.data import DatasetCatalog
+
+    records = DatasetCatalog.get("example_val")[:2]
+    monkeypatch.setattr(DatasetCatalog, "get", lambda name: records)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "documentation", "exec"), {"cfg": case.cfg, "model": case.model})
+    assert "detector-pgd-5-mislabel linf 8/255" in capsys.readouterr().out
+    assert (tmp_path / "records" / "process-0-of-1.jsonl").exists()
+
+
+def test_mean_performance_under_corruptions():
+    perturbations = build_perturbations([{"name": "corruptions"}])
+    entries = {one.name: {"bbox": {"AP": 20.0}} for one in perturbations}
+    entries["clean"] = {"bbox": {"AP": 40.0}}
+    entries["fog 5"] = {"bbox": {"AP": 0.0}}
+    found = performance_under_corruptions(entries, perturbations)["bbox AP"]
+    assert found["mPC"] == pytest.approx(0.2 * 74 / 75)
+    assert found["rPC"] == pytest.approx(0.5 * 74 / 75)
+    assert found["by_kind"]["fog"]["5"] == 0
+    some = performance_under_corruptions(entries, perturbations[:20])["bbox AP"]
+    assert set(some) == {"by_kind"}

@@ -21,7 +21,7 @@ from .records import Record
 from .self_checks import Check
 from .store import RecordStore, Unit
 from .subject import Batch, ClassifierSubject, Subject
-from .summary import summarize, worst_case
+from .summary import performance_under_corruptions, summarize, worst_case
 
 
 @dataclass
@@ -187,6 +187,9 @@ def conclude(
         for evaluator in evaluators:
             measured = [record.measurements[evaluator.name] for record in its]
             entry.update(evaluator.combine([one for one in measured if one is not None]) or {})
+    under_corruptions = performance_under_corruptions(results["by_perturbation"], perturbations)
+    if under_corruptions:
+        results["performance_under_corruptions"] = under_corruptions
     return Evaluation(results, records, {one.name: store.load_examples(one.name) for one in perturbations})
 
 

@@ -132,6 +132,47 @@ def _of_corruptions(results: Mapping[str, Any], perturbations: Sequence[Perturba
     return found
 
 
+# evaluator's entry, metric, factor to a share
+PERFORMANCES = (
+    ("bbox", "AP", 0.01),
+    ("segm", "AP", 0.01),
+    ("sem_seg", "mIoU", 1.0),
+    ("part_segmentation", "mIoU", 1.0),
+)
+
+
+def performance_under_corruptions(
+    by_perturbation: Mapping[str, Mapping[str, Any]], perturbations: Sequence[Perturbation]
+) -> dict[str, Any]:
+    """AP and mIoU, as shares, by kind and severity of corruption; mPC and rPC where all 75 benchmark cells are there.
+
+    Args:
+        by_perturbation: entries of the results, with the evaluators' numbers.
+        perturbations: of the evaluation.
+    """
+    found: dict[str, Any] = {}
+    for entry, metric, factor in PERFORMANCES:
+        cells: dict[str, dict[int, float]] = defaultdict(dict)
+        for one in perturbations:
+            value = by_perturbation[one.name].get(entry, {}).get(metric)
+            if one.corruption is not None and value is not None:
+                cells[one.corruption[0]][one.corruption[1]] = value * factor
+        if not cells:
+            continue
+        table: dict[str, Any] = {
+            "by_kind": {
+                kind: {str(one): values[one] for one in sorted(values)} for kind, values in sorted(cells.items())
+            }
+        }
+        complete = {kind: [values[one] for one in SEVERITIES] for kind, values in cells.items() if len(values) == 5}
+        clean = by_perturbation["clean"].get(entry, {}).get(metric)
+        if set(BENCHMARK) <= set(complete):
+            table["mPC"] = mean_performance(complete)
+            table["rPC"] = relative_performance(complete, clean * factor) if clean else None
+        found[f"{entry} {metric}"] = table
+    return found
+
+
 def _warnings(results: dict[str, Any]) -> list[str]:
     found = []
     if "clean_accuracy" in results and results["clean_accuracy"] < results["majority_share"]:
