@@ -24,7 +24,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_train_loader
-from detectron2.engine import SimpleTrainer, hooks
+from detectron2.engine import hooks
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils.env import seed_all_rng
 
@@ -32,9 +32,10 @@ import partbox
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import subset
-from partbox.engine.build import build_optimizer, perturbations_of
+from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError
+from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
     build_detector,
     check_classes,
@@ -48,11 +49,12 @@ from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config
+from partbox.engine.trainer import TrainingDiverged
 from partbox.evaluation.store import RecordsError
 from partbox.report.detection_table import detection_table
 
 logger = logging.getLogger("partbox")
-USER_ERRORS = (AttackError, CheckpointError, ConfigError, PartDatasetError, RecordsError)
+USER_ERRORS = (AttackError, CheckpointError, ConfigError, PartDatasetError, RecordsError, TrainingDiverged)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,7 +81,9 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    trainer = SimpleTrainer(model, loader, optimizer)
+    adversary = cfg.ADVERSARY
+    free = {"threat": threat_model(cfg), "replays": adversary.REPLAYS} if adversary.OBJECTIVE == "free" else {}
+    trainer = DetectorTrainer(model, loader, optimizer, seed=max(cfg.SEED, 0), **free)
     scheduler = build_lr_scheduler(cfg, optimizer)
     checkpointer = RunCheckpointer(
         model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler, progress=_Iteration(trainer)
@@ -102,7 +106,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
 class _Iteration:
     """The trainer's iteration as something that a checkpoint keeps."""
 
-    def __init__(self, trainer: SimpleTrainer) -> None:
+    def __init__(self, trainer: DetectorTrainer) -> None:
         self.trainer = trainer
 
     def state_dict(self) -> dict[str, int]:
@@ -136,8 +140,11 @@ def evaluate(cfg: CfgNode, weights: str) -> None:
 
 def refuse_what_is_not_read(cfg: CfgNode) -> None:
     """Raises ConfigError for keys of part classifiers that would have no effect here."""
+    if cfg.ADVERSARY.OBJECTIVE not in ("clean", "free"):
+        raise ConfigError(
+            f"ADVERSARY.OBJECTIVE is {cfg.ADVERSARY.OBJECTIVE}: a detector is trained clean or free, set it to one"
+        )
     for key, value, wanted in (
-        ("ADVERSARY.OBJECTIVE", cfg.ADVERSARY.OBJECTIVE, "clean"),
         ("ADVERSARY.AWP_GAMMA", cfg.ADVERSARY.AWP_GAMMA, 0.0),
         ("SOLVER.EMA.ENABLED", cfg.SOLVER.EMA.ENABLED, False),
         ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0),

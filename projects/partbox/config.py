@@ -110,7 +110,8 @@ def _add_solver(cfg: CfgNode) -> None:
 def _add_adversary(cfg: CfgNode) -> None:
     adversary = cfg.ADVERSARY = CfgNode()  # the adversary during training
     # "clean", "pgd", "trades", "mart", "mat" (clean and adversarial cross-entropy mixed), "fgsm-rs" (one step, default
-    # 1.25 eps, from a random start) or "n-fgsm" (one step of eps from noise of 2 eps). The last two want STEPS 1.
+    # 1.25 eps, from a random start), "n-fgsm" (one step of eps from noise of 2 eps) or "free" (each batch REPLAYS
+    # times, moved by the update's own gradient). The two single-step ones want STEPS 1.
     adversary.OBJECTIVE = "clean"
     adversary.NORM = "linf"  # "linf" or "l2"
     adversary.EPS = "8/255"  # radius in [0, 1] pixel space; a number or a fraction
@@ -125,6 +126,7 @@ def _add_adversary(cfg: CfgNode) -> None:
         "all"  # pixels that the attack may change: "all", "object" (where parts are labelled), "background"
     )
     adversary.BETA = 6.0  # trades and mart: weight of the divergence; mat: share of the adversarial images, in [0, 1]
+    adversary.REPLAYS = 4  # free: iterations in a row on the same batch
     adversary.AWP_GAMMA = 0.0  # move each layer's weights by this share of its norm against the update (AWP); 0 = off
     adversary.CLEAN_ITERS = 0  # iterations trained on clean images first
     adversary.EPS_WARMUP_ITERS = 0  # iterations after the clean ones in which eps grows from 0 to EPS

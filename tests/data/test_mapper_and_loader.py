@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,15 @@ def test_settings_out_of_range_are_refused(bad):
     training_augmentations(**good)
     with pytest.raises(ValueError, match="INPUT"):
         training_augmentations(**{**good, **bad})
+
+
+def test_batches_are_repeated_and_continued_within_the_repeats():
+    from partbox.data.loader import TrainingStream
+
+    def batches(start: int, count: int, repeats: int) -> list:
+        return list(islice(TrainingStream(10, 4, seed=1, start=start, repeats=repeats), count))
+
+    plain = batches(0, 6, 1)
+    assert batches(0, 12, 2) == [batch for batch in plain for _ in range(2)]
+    for start in (1, 2, 5):
+        assert batches(start, 6, 3) == batches(0, 12, 3)[start : start + 6]

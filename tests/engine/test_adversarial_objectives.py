@@ -233,3 +233,55 @@ def test_gradient_at_moved_weights_is_the_gradient_there():
 def test_settings_that_make_no_sense_are_refused(example_dataset, name, options, words):
     with pytest.raises(ConfigError, match=words):
         objective(example_dataset, name, *options)
+
+
+def test_free_training_moves_the_batch_by_the_updates_own_gradient(model_and_batch, example_dataset):
+    model, batch = model_and_batch
+    free = objective(example_dataset, "free", "ADVERSARY.EPS", "8/255", "ADVERSARY.REPLAYS", "3")
+    images, eps = model.images_of(batch), 8 / 255
+    seen, gradients = [], []
+    for iteration in range(4):
+        losses = free(model, batch, iteration)
+        seen.append(free._leaf.detach().clone())
+        sum(losses.values()).backward()
+        gradients.append(free._leaf.grad.clone())
+        assert model.training, "the update's own pass, in training mode"
+        assert free.passes == 1
+    deltas = [one - images for one in seen]
+    assert all(float(delta.abs().max()) <= eps + 1e-6 for delta in deltas)
+    for i in (0, 1):
+        inside = (seen[i] > 0) & (seen[i] < 1)
+        wanted = (deltas[i] + eps * gradients[i].sign()).clamp(-eps, eps)
+        got = (images + wanted).clamp(0, 1)
+        torch.testing.assert_close(seen[i + 1][inside], got[inside], atol=1e-6, rtol=0)
+        assert float((gradients[i] != 0).float().mean()) > 0.3
+    assert float((deltas[3] - deltas[2]).abs().mean()) > 0.2 * eps, "the fourth iteration starts anew"
+    assert float((deltas[3].abs() < 0.9 * eps).float().mean()) > 0.5, "from uniform noise"
+
+
+def test_free_training_is_continued_in_the_middle_of_its_replays(model_and_batch, example_dataset):
+    model, batch = model_and_batch
+    settings = ("free", "ADVERSARY.REPLAYS", "4")
+    whole, first = objective(example_dataset, *settings), objective(example_dataset, *settings)
+    for one in (whole, first):
+        for iteration in (0, 1):
+            torch.manual_seed(iteration)  # of dropout
+            sum(one(model, batch, iteration).values()).backward()
+    resumed = objective(example_dataset, *settings)
+    resumed.load_state_dict(first.state_dict())
+    whole(model, batch, 2), resumed(model, batch, 2)
+    assert torch.equal(whole._leaf, resumed._leaf)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["ADVERSARY.REPLAYS", "1"], "at least 2"),
+        (["ADVERSARY.NORM", "l2"], "linf"),
+        (["ADVERSARY.AWP_GAMMA", "0.01"], "do not apply"),
+        (["ADVERSARY.OBJECTIVE", "pgd", "ADVERSARY.REPLAYS", "3"], "REPLAYS belongs to free"),
+    ],
+)
+def test_what_free_training_does_not_know_is_refused(example_dataset, options, words):
+    with pytest.raises(ConfigError, match=words):
+        objective(example_dataset, "free", *options)

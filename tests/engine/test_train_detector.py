@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.utils.events import EventStorage
 from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR
 
+from partbox.attacks import ThreatModel
 from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
 from partbox.engine.checkpoint import CheckpointError
 from partbox.engine.checks import ConfigError
+from partbox.engine.detector_training import DetectorTrainer
 from partbox.report.detection_table import detection_table
 
 SCRIPT = REPOSITORY / "tools/train_detector.py"
@@ -90,7 +94,7 @@ def test_training_goes_on_and_another_run_is_refused(run, tmp_path):
         (["--eval-only", "MODEL.WEIGHTS", "nowhere.pth"], CheckpointError, "nowhere.pth does not exist"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], ConfigError, "NUM_CLASSES is 3, and example_train has 40"),
         (["DATASETS.TRAIN", "('nothing_train',)"], ConfigError, "no dataset is registered as 'nothing_train'"),
-        (["ADVERSARY.OBJECTIVE", "pgd"], ConfigError, "ADVERSARY.OBJECTIVE is pgd"),
+        (["ADVERSARY.OBJECTIVE", "pgd"], ConfigError, "trained clean or free"),
         (["SOLVER.EMA.ENABLED", "True"], ConfigError, "EMA"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'detector-pgd'}]"], ConfigError, "needs an eps"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd', 'eps': 1}]"], ConfigError, "attacks a classifier"),
@@ -117,3 +121,52 @@ def test_the_table_marks_what_is_missing():
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["clean", "31.2", "50.0", "50.0"]
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["noise", "-", "10.0", "-"]
     assert lines[-1] == "(!) something"
+
+
+def test_free_adversarial_training_of_a_detector(run, tmp_path):
+    """Through the entry point; and what it refuses."""
+    free = ["ADVERSARY.OBJECTIVE", "free", "ADVERSARY.EPS", "4/255", "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]"]
+    run("faster_rcnn", *SHORT, *free, "OUTPUT_DIR", tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").exists()
+    with pytest.raises(ValueError, match="linf"):
+        run("faster_rcnn", *SHORT, *free, "ADVERSARY.NORM", "l2", "OUTPUT_DIR", tmp_path / "l2")
+    with pytest.raises(ValueError, match="at least 2"):
+        run("faster_rcnn", *SHORT, *free, "ADVERSARY.REPLAYS", "1", "OUTPUT_DIR", tmp_path / "one")
+
+
+class Brightness(torch.nn.Module):
+    """A detector of sorts: its loss is the mean pixel, and it remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, samples: list[dict]) -> dict:
+        self.seen.append(torch.stack([sample["image"].detach() for sample in samples]))
+        return {"loss_cls": torch.stack([(sample["image"] * self.weight).mean() for sample in samples]).mean()}
+
+
+def test_free_training_moves_each_batch_up_its_own_gradient_within_eps():
+    def batches():
+        for value in range(100):
+            yield [{"image": torch.full((3, 4, 4), 60 + value, dtype=torch.uint8)} for _ in range(2)]
+
+    model = Brightness()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    trainer = DetectorTrainer(model, batches(), optimizer, threat=ThreatModel("linf", "10/255"), replays=3)
+    with EventStorage(0):
+        trainer.train(0, 6)
+    first, second, third, fourth = model.seen[:4]
+    assert float((first - 60).abs().max()) <= 10 + 1e-3
+    assert float((first - 60).std()) > 2, "uniform noise"
+    assert not torch.equal(first[0], first[1])
+    for one, other in ((first, second), (second, third)):
+        moved = torch.minimum(one + 10, torch.tensor(70.0))
+        torch.testing.assert_close(other, moved, atol=1e-3, rtol=0)
+    assert float((fourth - 61).abs().max()) <= 10 + 1e-3, "after three replays comes the next batch"
+    clean = Brightness()
+    plain = DetectorTrainer(clean, batches(), torch.optim.SGD(clean.parameters(), 0.0))
+    with EventStorage(0):
+        plain.train(0, 3)
+    assert [float(one.mean()) for one in clean.seen] == pytest.approx([60, 61, 62], abs=1e-3)

@@ -71,6 +71,7 @@ def run(example_root, monkeypatch):
         (["mart"], "loss_robust"),
         (["mat", "ADVERSARY.BETA", "0.5"], "loss_robust"),
         (["n-fgsm", "ADVERSARY.PROBE_PERIOD", "4"], "probe/pgd_accuracy"),
+        (["free", "ADVERSARY.PROBE_PERIOD", "4"], "probe/pgd_accuracy"),
     ],
 )
 def test_every_objective_and_attack_works_from_the_command_line(run, tmp_path, options, logged):

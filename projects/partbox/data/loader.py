@@ -33,15 +33,17 @@ class TrainingStream(Sampler[list[Key]]):
         batch_size: of one iteration.
         seed: of the order.
         start: iteration to begin with.
+        repeats: iterations in a row that get the same batch, samples and augmentations alike.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, start: int = 0) -> None:
+    def __init__(self, size: int, batch_size: int, *, seed: int, start: int = 0, repeats: int = 1) -> None:
         if size < 1:
             raise ValueError("the training dataset is empty")
-        self.size, self.batch_size, self.seed, self.start = size, batch_size, seed, start
+        self.size, self.batch_size, self.seed, self.start, self.repeats = size, batch_size, seed, start, repeats
 
     def __iter__(self) -> Iterator[list[Key]]:
-        position = self.start * self.batch_size
+        position = self.start // self.repeats * self.batch_size
+        given = self.start % self.repeats
         epoch, order = -1, np.empty(0, dtype=np.int64)
         while True:
             batch = []
@@ -51,7 +53,9 @@ class TrainingStream(Sampler[list[Key]]):
                     order = epoch_order(self.size, seed=self.seed, epoch=epoch)
                 batch.append((int(order[position % self.size]), position))
                 position += 1
-            yield batch
+            for _ in range(given, self.repeats):
+                yield batch
+            given = 0
 
 
 class MappedRecords(Dataset[Sample]):
@@ -108,11 +112,12 @@ def build_training_loader(
     seed: int,
     start: int = 0,
     workers: int = 0,
+    repeats: int = 1,
 ) -> SampleLoader:
-    """Endless batches (lists of samples) from iteration ``start`` on."""
+    """Endless batches (lists of samples) from iteration ``start`` on, each ``repeats`` times in a row."""
     return SampleLoader(
         MappedRecords(records, mapper, seed=seed),
-        batch_sampler=TrainingStream(len(records), batch_size, seed=seed, start=start),
+        batch_sampler=TrainingStream(len(records), batch_size, seed=seed, start=start, repeats=repeats),
         num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_one_thread,

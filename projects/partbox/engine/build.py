@@ -26,6 +26,7 @@ from .checks import OBJECTIVES, ConfigError, device_of
 from .objectives import (
     AdversarialObjective,
     CleanObjective,
+    FreeObjective,
     MartObjective,
     MixedObjective,
     NoisyFGSMObjective,
@@ -203,6 +204,8 @@ def _refuse_unread(adversary: CfgNode) -> None:
     defaults = load_config().ADVERSARY
     if adversary.BETA != defaults.BETA and adversary.OBJECTIVE not in WEIGHTED:
         raise ValueError(f"BETA belongs to {', '.join(WEIGHTED)}; {adversary.OBJECTIVE} does not read it")
+    if adversary.REPLAYS != defaults.REPLAYS and adversary.OBJECTIVE != "free":
+        raise ValueError(f"REPLAYS belongs to free; {adversary.OBJECTIVE} does not read it")
     if adversary.GOAL_PART_WEIGHT != defaults.GOAL_PART_WEIGHT and adversary.GOAL != "both":
         raise ValueError(f"GOAL_PART_WEIGHT belongs to GOAL both; GOAL {adversary.GOAL} does not read it")
 
@@ -223,6 +226,10 @@ def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:
     adversary = cfg.ADVERSARY
     name, seed = adversary.OBJECTIVE, max(cfg.SEED, 0)
     threat = threat_model(cfg)
+    if name == "free":
+        if adversary.AWP_GAMMA or adversary.GOAL != "class" or adversary.REGION != "all":
+            raise ValueError("free moves the images by the update's own gradient: AWP_GAMMA, GOAL, REGION do not apply")
+        return FreeObjective(threat, replays=adversary.REPLAYS, seed=seed)
     if name in ("fgsm-rs", "n-fgsm") and adversary.STEPS != 1:
         raise ValueError(f"{name} has one step: set STEPS 1, not {adversary.STEPS}")
     if name == "n-fgsm":
@@ -251,6 +258,7 @@ def build_training_batches(cfg: CfgNode, records: list[dict[str, Any]], start: i
         seed=max(cfg.SEED, 0),
         start=start,
         workers=cfg.DATALOADER.NUM_WORKERS,
+        repeats=cfg.ADVERSARY.REPLAYS if cfg.ADVERSARY.OBJECTIVE == "free" else 1,
     )
 
 

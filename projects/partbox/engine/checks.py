@@ -26,7 +26,7 @@ NOT_NEGATIVE = (
     "ROBUST_EVAL.SELF_CHECK_IMAGES",
     "TEST.EVAL_PERIOD",
 )
-OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm")
+OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm", "free")
 CHOICES = {
     "INPUT.VERIFY_IMAGES": VERIFY_LEVELS,
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),

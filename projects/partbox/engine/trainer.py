@@ -102,6 +102,8 @@ class PartTrainer(TrainerBase):
         state["optimizer"] = self.optimizer.state_dict()
         state["scaler"] = self._scaler.state_dict()
         state["passes"] = self.passes
+        if hasattr(self.objective, "state_dict"):
+            state["objective"] = self.objective.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -109,3 +111,5 @@ class PartTrainer(TrainerBase):
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._scaler.load_state_dict(state_dict["scaler"])
         self.passes = state_dict["passes"]
+        if hasattr(self.objective, "load_state_dict"):
+            self.objective.load_state_dict(state_dict["objective"])

@@ -2,12 +2,14 @@
 
 from .adversarial import AdversarialObjective, MartObjective, MixedObjective, PGDObjective, TradesObjective
 from .base import Batch, CleanObjective, TrainingObjective
+from .free import FreeObjective
 from .single_step import NoisyFGSMObjective
 
 __all__ = [
     "AdversarialObjective",
     "Batch",
     "CleanObjective",
+    "FreeObjective",
     "MartObjective",
     "MixedObjective",
     "NoisyFGSMObjective",

@@ -1,0 +1,105 @@
+"""The training step of detectron2's detectors, on clean images or adversarially for free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from detectron2.engine import TrainerBase
+from torch import Tensor, nn
+
+from partbox.attacks import ThreatModel
+
+from .trainer import TrainingDiverged
+
+Sample = dict[str, Any]
+
+
+class DetectorTrainer(TrainerBase):
+    """Batch -> losses -> optimizer; with a threat model each batch is replayed under its own gradient.
+
+    Free adversarial training of detectors (Shafahi et al. 2019, arXiv 1904.12843, on the detector's losses): a batch
+    comes ``replays`` times, and the sign of the pixels' gradient of each update moves its perturbation for the next
+    one. The first replay starts from uniform noise. Pixels are in [0, 1] at the size and in the channel order that the
+    network sees.
+
+    Args:
+        model: gives a dict of losses in training mode.
+        batches: endless.
+        optimizer: over the model's parameters.
+        threat: linf; None trains on clean images.
+        replays: of each batch, with a threat model.
+        seed: of the noise.
+
+    Raises:
+        ValueError: another norm than linf, or fewer than two replays.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Sequence[Sample]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        threat: ThreatModel | None = None,
+        replays: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if threat is not None and threat.norm != "linf":
+            raise ValueError(f"free adversarial training is defined for linf, not {threat.norm}")
+        if threat is not None and replays < 2:
+            raise ValueError(f"REPLAYS must be at least 2, not {replays}: one replay would train on random noise")
+        self.model, self.optimizer, self.threat, self.seed = model, optimizer, threat, seed
+        self.replays = replays if threat is not None else 1
+        self._batches = iter(batches)
+        self._batch: Sequence[Sample] = ()
+        self._deltas: list[Tensor] = []
+
+    def before_train(self) -> None:
+        super().before_train()
+        self.model.train()
+
+    def run_step(self) -> None:
+        """One update.
+
+        Raises:
+            TrainingDiverged: the loss is not finite.
+        """
+        if self.iter % self.replays == 0 or not self._batch:
+            self._batch = next(self._batches)
+            self._deltas = [self._noise(sample, place) for place, sample in enumerate(self._batch)]
+        leaves = [self._leaf(sample, delta) for sample, delta in zip(self._batch, self._deltas, strict=True)]
+        losses = self.model([{**sample, "image": leaf * 255} for sample, leaf in zip(self._batch, leaves, strict=True)])
+        total = sum(losses.values())
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not math.isfinite(sum(values.values())):
+            raise TrainingDiverged(f"the loss is not finite at iteration {self.iter} ({values}); lower SOLVER.BASE_LR")
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimizer.step()
+        if self.threat is not None:
+            eps = self.threat.eps
+            moved = zip(self._deltas, leaves, strict=True)
+            self._deltas = [(delta + eps * _sign(leaf)).clamp(-eps, eps) for delta, leaf in moved]
+        self.storage.put_scalars(**values, total_loss=sum(values.values()))
+
+    def _noise(self, sample: Sample, place: int) -> Tensor:
+        image = sample["image"]
+        if self.threat is None:
+            return torch.zeros(image.shape)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.iter) * 4096 + place)
+        return (torch.rand(image.shape, generator=generator) * 2 - 1) * self.threat.eps
+
+    def _leaf(self, sample: Sample, delta: Tensor) -> Tensor:
+        device = next(self.model.parameters()).device
+        pixels = (sample["image"].float() / 255 + delta.to("cpu")).clamp(0, 1).to(device)
+        return pixels.requires_grad_(self.threat is not None)
+
+
+def _sign(leaf: Tensor) -> Tensor:
+    """Sign of the gradient of a leaf, on the CPU where the perturbation is kept."""
+    assert leaf.grad is not None  # every loss of a detector depends on the image
+    return leaf.grad.sign().cpu()
