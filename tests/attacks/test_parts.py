@@ -178,3 +178,32 @@ def test_blind_attacks_are_errors(case):
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="PartPGD"):
         PartPGD(ThreatModel("linf", 0.1), **options)
+
+
+def test_inverse_finds_masks_that_the_head_misreads_and_moves_the_image_to_them(case):
+    """The masks come nearer to the misread ones than the clean ones were, and answers follow."""
+    model, images, labels, maps = case
+
+    def head(mask_logits: Tensor) -> Tensor:
+        pooled = nn.functional.adaptive_avg_pool2d(mask_logits.softmax(dim=1), 2)
+        return model.head(pooled.flatten(1)) * 4
+
+    torch.testing.assert_close(head(model(images).mask_logits), model(images).logits)
+    attack = PartPGD(ThreatModel("linf", 0.15), "inverse", 20)
+    aim = attack._misread_masks(model, head, images, labels)
+    assert float((head(aim).argmax(dim=1) != labels).float().mean()) > 0.8
+    clean = model(images).mask_logits
+    distance = (aim - clean).flatten(1).norm(dim=1)
+    assert float(distance.max()) <= clean[0].numel() ** 0.5 * (1 + 1e-5)
+    result = attack(model, images, labels, maps, head=head)
+    assert bool(result.fooled.any())
+    kept = ~result.fooled
+    if bool(kept.any()):
+        after = (model(result.images[kept]).mask_logits - aim[kept]).flatten(1).norm(dim=1)
+        assert bool((after < distance[kept]).all())
+    with pytest.raises(AttackError, match="needs the head"):
+        attack(model, images, labels, maps)
+    with pytest.raises(AttackError, match="differentiable"):
+        attack(model, images, labels, maps, head=lambda masks: head(masks).detach())
+    with pytest.raises(AttackError, match="not for training"):
+        attack.perturb(model, images, labels, maps, image_ids=range(len(images)), seed=0)

@@ -13,8 +13,10 @@ from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier, check_attackable
 from partbox.engine.checks import ConfigError
 from partbox.evaluation import build_perturbation, build_perturbations, evaluate
+from partbox.evaluation.guides import GuideBook
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.records import Record, read_records, write_records
+from partbox.evaluation.subject import ClassifierSubject
 from partbox.evaluation.summary import summarize
 
 CLEAN = {"name": "clean"}
@@ -309,5 +311,51 @@ def test_attacks_on_parts_need_parts(example_dataset):
     cfg.ROBUST_EVAL.PERTURBATIONS = [{"name": "parts", "eps": "8/255"}]
     with pytest.raises(ConfigError, match="has no parts"):
         check_attackable(cfg, model, training=False)
-    with pytest.raises(ValueError, match="guides"):
-        build_perturbation({"name": "parts", "eps": "8/255", "goal": "guided"})
+    guided = build_perturbations([{"name": "parts", "eps": "8/255", "goal": "guided"}])
+    with pytest.raises(ValueError, match="needs guides"):
+        evaluate(build_classifier(small_config(example_dataset, *MODELS["part_box"])), [], guided, progress=False)
+    inverse = build_perturbations([{"name": "parts", "eps": "8/255", "goal": "inverse"}])
+    with pytest.raises(ValueError, match="does not read the parts"):
+        evaluate(build_classifier(small_config(example_dataset, *MODELS["two_head"])), [], inverse, progress=False)
+
+
+def test_guides_are_of_another_class_and_depend_on_seed_and_image_only(example_dataset):
+    mapper = PartDatasetMapper.from_config(small_config(example_dataset, *MODELS["part_box"]), is_train=False)
+    book = GuideBook(example_dataset.records, mapper)
+    samples = [mapper(record) for record in example_dataset.records[:5]]
+    classes = example_dataset.part_to_class.tolist()
+    guides = [book.guide(sample, 0) for sample in samples]
+    for sample, guide in zip(samples, guides, strict=True):
+        parts = guide[guide > 0].unique() - 1
+        assert len(parts)
+        assert sample["label"] not in {classes[part] for part in parts.tolist()}
+        assert torch.equal(guide, book.guide(sample, 0))
+    assert any(not torch.equal(guide, book.guide(sample, 1)) for sample, guide in zip(samples, guides, strict=True))
+    assert len({tuple(guide.flatten().tolist()) for guide in guides}) > 1
+    with pytest.raises(ValueError, match="another class"):
+        GuideBook([], mapper).guide(samples[0], 0)
+
+
+@pytest.mark.parametrize("goal", ["guided", "inverse"])
+def test_guided_and_inverse_attacks_in_the_run(example_dataset, goal):
+    """Learned by heart, then moved: towards the guide's parts, or to masks that the head misreads."""
+    cfg = small_config(example_dataset, *MODELS["part_pooling"])
+    model = build_classifier(cfg)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    batch = [mapper(record) for record in example_dataset.records[:6]]
+    optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
+    for _ in range(60):
+        losses = model.losses(model.images_of(batch), model.targets_of(batch))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    subject = ClassifierSubject(model, guides=GuideBook(example_dataset.records, mapper))
+    attack = {"name": "parts", "eps": "24/255", "steps": 12, "goal": goal}
+    perturbations = build_perturbations([CLEAN, attack])
+    outcome = evaluate(subject, [batch], perturbations, [PartSegmentationEvaluator(model.part_names)], progress=False)
+    scores = [entry["part_segmentation"]["mIoU"] for entry in outcome.results["by_perturbation"].values()]
+    # an image that is misclassified is left alone, so the inverse goal moves the parts no further than it needs to
+    assert scores[1] < (0.9 if goal == "guided" else 1.0) * scores[0], "the parts move"
+    if goal == "inverse":
+        accuracy = [entry["accuracy"] for entry in outcome.results["by_perturbation"].values()]
+        assert accuracy[1] < accuracy[0]

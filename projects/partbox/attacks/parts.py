@@ -15,7 +15,8 @@ from .objectives import cross_entropy, margin
 from .threat import ThreatModel, parse_eps
 
 NOT_LABELLED = -1  # as in partbox.data, which attacks do not import: they work without detectron2
-GOALS = ("parts", "both", "guided", "two-stage")
+GOALS = ("parts", "both", "guided", "two-stage", "inverse")
+MASK_STEPS = 20  # of the search for masks that the head misreads
 REGIONS = ("all", "object", "background")
 
 
@@ -32,6 +33,7 @@ class PartPrediction(NamedTuple):
 
 
 PartPredict = Callable[[Tensor], PartPrediction]
+MaskHead = Callable[[Tensor], Tensor]  # mask logits (B, 1 + P, h, w) -> logits (B, K)
 
 
 def part_maps_at(part_maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -65,12 +67,15 @@ class PartPGD:
         ``parts``: away from the true parts: maximise their cross-entropy. The class is not looked at.
         ``both``: maximise ``part_weight`` times that plus (1 - ``part_weight``) times the class's cross-entropy.
         ``guided``: towards the parts of another image: minimise the cross-entropy to its part map.
+        ``inverse``: first masks near the clean ones that the head misreads are searched, in the space of mask logits
+            (l2, a root mean square of 1 an entry, as the original's ``seg-inverse``), then the image is moved until its
+            masks resemble them: minimise the mean squared difference.
         ``two-stage``: the first half of the steps as ``parts`` (or as ``guided`` where guides are given), the second as
             plain PGD on the class.
 
-    The returned image is, for ``both`` and ``two-stage``, the first that is misclassified, else the one with the
-    highest objective; for ``parts`` and ``guided`` the one with the highest objective, whatever its class. ``fooled``
-    is the class verdict on the returned image.
+    The returned image is, for ``both``, ``inverse`` and ``two-stage``, the first that is misclassified, else the one
+    with the highest objective; for ``parts`` and ``guided`` the one with the highest objective, whatever its class.
+    ``fooled`` is the class verdict on the returned image.
 
     Args:
         threat: norm and eps in [0, 1] pixel space.
@@ -139,6 +144,7 @@ class PartPGD:
         part_maps: Tensor,
         *,
         guides: Tensor | None = None,
+        head: MaskHead | None = None,
         image_ids: Sequence[ImageId] | None = None,
         seed: int = 0,
     ) -> AttackResult:
@@ -150,22 +156,25 @@ class PartPGD:
             labels: (B,) true classes.
             part_maps: (B, H, W) int64, 0 = background, 1 + p = part p, -1 = not labelled.
             guides: (B, H, W) part maps of other images, for ``guided`` and ``two-stage``.
+            head: what the model answers to mask logits, for ``inverse``.
             image_ids: what the random start depends on; default: the pixels.
             seed: of the random starts.
 
         Raises:
             AttackError: see :mod:`partbox.attacks.base`; part maps or guides of another shape; ``guided`` without
-                guides; an image without labelled part pixels, or masks without a gradient: the attack would be blind.
+                guides, ``inverse`` without head; an image without labelled part pixels, or masks without a gradient: the
+                attack would be blind.
         """
         check_inputs(images, labels, image_ids)
         self._check_maps(images, part_maps, guides)
         images = images.detach()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
         allowed = region_mask(part_maps, self.region).to(images)
-        kept = _Kept(images, labels, stop_when_fooled=self.goal in ("both", "two-stage"))
+        aim = self._misread_masks(predict, head, images, labels) if self.goal == "inverse" else None
+        kept = _Kept(images, labels, stop_when_fooled=self.goal in ("both", "two-stage", "inverse"))
         candidates = images + (random_starts(self.threat, images, ids, seed=seed, restart=0) - images) * allowed
         for step in range(self.steps + 1):
-            found = self._ascend(predict, candidates, labels, part_maps, guides, step)
+            found = self._ascend(predict, candidates, labels, part_maps, guides, step, aim)
             kept.look(candidates, found, allowed, stage=self._stage(step))
             if step < self.steps:
                 candidates = self._step(images, candidates, found.gradient, allowed)
@@ -190,8 +199,8 @@ class PartPGD:
             AttackError: as for calling; a goal that needs guides.
         """
         check_inputs(images, labels, image_ids)
-        if self.goal == "guided":
-            raise AttackError("the guided goal is not for training: it needs the parts of other images")
+        if self.goal in ("guided", "inverse"):
+            raise AttackError(f"the {self.goal} goal is not for training: it needs more than the batch")
         images = images.detach()
         labelled = (part_maps != NOT_LABELLED).flatten(1).any(dim=1)
         allowed = region_mask(part_maps, self.region).to(images)
@@ -218,18 +227,47 @@ class PartPGD:
             raise AttackError("the guided goal needs guides: part maps (B, H, W) of other images")
         aim = guides if guides is not None and self.goal in ("guided", "two-stage") else part_maps
         blind = ~(aim != NOT_LABELLED).flatten(1).any(dim=1)
-        if bool(blind.any()):
+        if bool(blind.any()) and self.goal != "inverse":
             raise AttackError(
                 f"{int(blind.sum())} images have no labelled part pixels: the attack would be blind on them"
             )
+
+    def _misread_masks(self, predict: PartPredict, head: MaskHead | None, images: Tensor, labels: Tensor) -> Tensor:
+        """Mask logits near those of the clean images that the head misreads, (B, 1 + P, h, w)."""
+        if head is None:
+            raise AttackError("the inverse goal needs the head: a function from mask logits to logits")
+        with torch.no_grad():
+            clean = predict(images).mask_logits
+        radius = clean[0].numel() ** 0.5 if len(clean) else 0.0
+        masks = clean.clone()
+        for _ in range(MASK_STEPS):
+            with torch.enable_grad():
+                leaf = masks.detach().requires_grad_(True)
+                value = cross_entropy(head(leaf), labels)
+                if not value.requires_grad:
+                    raise AttackError("the head does not depend on the masks through differentiable operations")
+                (gradient,) = torch.autograd.grad(value.sum(), leaf)
+            norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-30)
+            moved = masks + 2.5 * radius / MASK_STEPS * gradient / norms[:, None, None, None] - clean
+            lengths = moved.flatten(1).norm(dim=1).clamp_min(1e-12)
+            masks = clean + moved * (radius / lengths).clamp(max=1.0)[:, None, None, None]
+        return masks.detach()
 
     def _stage(self, step: int) -> int:
         """0, or 1 once the two-stage goal aims at the class."""
         return int(self.goal == "two-stage" and step >= self.steps // 2)
 
     def _objective(
-        self, found: PartPrediction, labels: Tensor, part_maps: Tensor, guides: Tensor | None, step: int
+        self,
+        found: PartPrediction,
+        labels: Tensor,
+        part_maps: Tensor,
+        guides: Tensor | None,
+        step: int,
+        aim: Tensor | None,
     ) -> Tensor:
+        if aim is not None:
+            return -((found.mask_logits - aim) ** 2).flatten(1).mean(dim=1)
         if self._stage(step) == 1:
             return cross_entropy(found.logits, labels)
         if guides is not None and self.goal in ("guided", "two-stage"):
@@ -247,12 +285,13 @@ class PartPGD:
         part_maps: Tensor,
         guides: Tensor | None,
         step: int,
+        aim: Tensor | None = None,
     ) -> _Found:
         with torch.enable_grad():
             leaf = candidates.detach().requires_grad_(True)
             found = predict(leaf)
             check_logits(found.logits, labels)
-            value = self._objective(found, labels, part_maps, guides, step)
+            value = self._objective(found, labels, part_maps, guides, step, aim)
             if not value.requires_grad:
                 raise AttackError("parts and logits do not depend on the images through differentiable operations")
             (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)

@@ -22,6 +22,7 @@ from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.examples import save_examples
+from partbox.evaluation.guides import GuideBook
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
@@ -119,7 +120,7 @@ def evaluate_and_save(
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
     finished = evaluate_subject(
         cfg,
-        ClassifierSubject(model, surrogate_of(cfg, model)),
+        ClassifierSubject(model, surrogate_of(cfg, model), GuideBook(records, mapper) if model.extractor else None),
         records,
         mapper,
         _evaluators(model, records),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from partbox.attacks.parts import PartPredict, PartPrediction
+from partbox.attacks.parts import MaskHead, PartPredict, PartPrediction
 
 
 def part_predict(model: Any) -> PartPredict:
@@ -17,3 +17,13 @@ def part_predict(model: Any) -> PartPredict:
         return PartPrediction(output.logits, output.evidence.mask_logits)
 
     return predict
+
+
+def mask_head(model: Any, image_size: tuple[int, int]) -> MaskHead:
+    """Mask logits -> logits of a model with ``logits_of_masks`` as PartClassifier has it."""
+
+    def head(mask_logits: Tensor) -> Tensor:
+        logits: Tensor = model.logits_of_masks(mask_logits, image_size)
+        return logits
+
+    return head

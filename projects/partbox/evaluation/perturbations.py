@@ -100,8 +100,6 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
     threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
     known = inspect.signature(ATTACKS[name]).parameters
     options = {key: spec.pop(key) for key in list(spec) if key in known and key != "threat"}
-    if options.get("goal") == "guided":
-        raise ValueError("goal guided needs the parts of other images: call partbox.attacks.PartPGD with guides")
     attack = ATTACKS[name](threat, **{**DEFAULTS.get(name, {}), **options})
     settings = {
         "name": name,

@@ -14,7 +14,8 @@ from torch.nn import functional
 from partbox.attacks import AttackResult
 
 from .examples import stack_examples
-from .part_predictions import part_predict
+from .guides import GuideBook
+from .part_predictions import mask_head, part_predict
 from .perturbations import Perturbation
 from .records import Record
 from .self_checks import Check, check_classifier
@@ -72,14 +73,15 @@ class ClassifierSubject:
     Args:
         model: a torch module with ``attackable``, ``logits_for``, ``images_of`` and ``predict_batch`` as
             :class:`partbox.modeling.PartClassifier` has them.
+        guides: gives the part map of another image, for guided attacks; None refuses them.
         surrogate: another model of the same kind; the self-checks see whether adversarial images made on it are
             stronger than those made on the model itself.
     """
 
     kind = "classifier"
 
-    def __init__(self, model: Any, surrogate: Any = None) -> None:
-        self.model, self.surrogate = model, surrogate
+    def __init__(self, model: Any, surrogate: Any = None, guides: GuideBook | None = None) -> None:
+        self.model, self.surrogate, self.guides = model, surrogate, guides
 
     @property
     def module(self) -> torch.nn.Module:
@@ -100,6 +102,12 @@ class ClassifierSubject:
         on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
         if on_parts and self.model.extractor is None:
             raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
+        for perturbation in perturbations:
+            goal = perturbation.settings.get("goal") if perturbation.on_parts else None
+            if goal == "guided" and self.guides is None:
+                raise ValueError(f"{perturbation.name} needs guides: the part maps of other images")
+            if goal == "inverse" and not self.model.label_needs_evidence:
+                raise ValueError(f"{perturbation.name}: this model's head does not read the parts")
 
     def mapper(self, mapper: Mapper, perturbation: Perturbation, seed: int) -> Mapper:
         return mapper
@@ -156,7 +164,13 @@ class ClassifierSubject:
             part_maps[unlabelled] = enlarged[:, 0].to(part_maps)
             notes = ("images without part labels were attacked on the parts that the model sees in the clean image",)
         ids = [sample["image_id"] for sample in batch]
-        result: AttackResult = perturbation.apply(predict, images, labels, part_maps, image_ids=ids, seed=seed)
+        more: dict[str, Any] = {}
+        if perturbation.settings["goal"] == "guided" and self.guides is not None:
+            guides = torch.stack([self.guides.guide(sample, seed) for sample in batch]).to(images.device)
+            more["guides"] = self.model.level_map(guides)
+        if perturbation.settings["goal"] == "inverse":
+            more["head"] = mask_head(self.model, (images.shape[2], images.shape[3]))
+        result: AttackResult = perturbation.apply(predict, images, labels, part_maps, image_ids=ids, seed=seed, **more)
         return replace(result, notes=(*result.notes, *notes))
 
 

@@ -182,6 +182,17 @@ class PartClassifier(nn.Module):
         """Images (B, 3, H, W), float RGB in [0, 1] -> logits (B, K)."""
         return self.run(images, evidence_needed=False).logits
 
+    def logits_of_masks(self, mask_logits: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """What the head answers to mask logits (B, 1 + P, h, w) of images of (height, width) pixels; (B, K).
+
+        Raises:
+            ValueError: the head does not read the parts.
+        """
+        if not isinstance(self.head, EvidenceHead):
+            raise ValueError(f"{type(self.head).__name__} does not read the parts")
+        logits: Tensor = self.head(PartEvidence(mask_logits, image_size))
+        return logits
+
     @property
     def attackable(self) -> bool:
         """Whether the logits depend on the image at all: False with the oracle extractor."""
