@@ -27,6 +27,7 @@ from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
+from partbox.evaluation.progress import Progress
 from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, conclude, missing_units, work
 from partbox.evaluation.store import RecordsError, RecordStore
@@ -257,3 +258,20 @@ def test_digests_notice_what_changes_and_not_where_it_lies(example_dataset):
 def test_the_kept_pictures_are_those_of_the_first_batch(uninterrupted, example_dataset):
     pixels = np.asarray(Image.open(example_dataset.records[0]["file_name"]).convert("RGB"))
     np.testing.assert_array_equal(uninterrupted.examples["clean"]["images"][0], pixels)
+
+
+def test_progress_in_a_log_tells_the_time_left(caplog, monkeypatch):
+    """No bar there: a line at most every half minute."""
+    now = [0.0]
+    monkeypatch.setattr("partbox.evaluation.progress.time.monotonic", lambda: now[0])
+    with caplog.at_level("INFO", logger="partbox.evaluation.progress"), Progress(10, 4, shown=True) as progress:
+        for _ in range(3):
+            now[0] += 20
+            progress.step("pgd")
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert line == "Evaluation: 6 of 10 batches, now pgd, about 0:01:20 left"
+    caplog.clear()
+    with Progress(2, 0, shown=False) as progress:
+        now[0] += 99
+        progress.step("pgd")
+    assert not caplog.records

@@ -162,8 +162,8 @@ class PartPGD:
 
         Raises:
             AttackError: see :mod:`partbox.attacks.base`; part maps or guides of another shape; ``guided`` without
-                guides, ``inverse`` without head; an image without labelled part pixels, or masks without a gradient: the
-                attack would be blind.
+                guides, ``inverse`` without head; an image without labelled part pixels, or masks without a gradient:
+                the attack would be blind.
         """
         check_inputs(images, labels, image_ids)
         self._check_maps(images, part_maps, guides)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
-from tqdm import tqdm
 
 from partbox.attacks import attack_mode
 from partbox.data.loader import subset
@@ -17,6 +15,7 @@ from partbox.data.loader import subset
 from .batches import Batches, LoadedBatches
 from .image_evaluator import ImageEvaluator, image_evaluators
 from .perturbations import Perturbation
+from .progress import Progress
 from .records import Record
 from .self_checks import Check
 from .store import RecordStore, Unit
@@ -121,25 +120,17 @@ def work(
     """
     done = store.finished()
     mine = units_of(len(batches), perturbations)[part[0] :: part[1]]
-    with (
-        attack_mode(subject.module),
-        # In a file (a job's log) a line every half minute is enough.
-        tqdm(
-            total=len(mine), unit="batch", disable=not progress, mininterval=0.2 if sys.stderr.isatty() else 30
-        ) as bar,
-    ):
-        bar.update(sum(unit in done for unit in mine))
-        bar.unpause()
+    finished = sum(unit in done for unit in mine)
+    with attack_mode(subject.module), Progress(len(mine), finished, shown=progress) as bar:
         for perturbation in perturbations:
             missing = [number for name, number in mine if name == perturbation.name and (name, number) not in done]
-            bar.set_description(perturbation.name)
             mapper = subject.mapper(batches.mapper, perturbation, seed)
             for number, batch in zip(missing, _loaded(batches, missing, mapper), strict=True):
                 seen = subject.see(batch, perturbation, seed)
                 if number == 0 and keep_examples:
                     store.save_examples(perturbation.name, seen.examples(keep_examples))
                 store.append((perturbation.name, number), _measured(seen.records, batch, seen.outputs, evaluators))
-                bar.update()
+                bar.step(perturbation.name)
 
 
 def _loaded(batches: Batches, numbers: Sequence[int], mapper: Any) -> Iterator[Batch]:
