@@ -170,3 +170,8 @@ def test_free_training_moves_each_batch_up_its_own_gradient_within_eps():
     with EventStorage(0):
         plain.train(0, 3)
     assert [float(one.mean()) for one in clean.seen] == pytest.approx([60, 61, 62], abs=1e-3)
+
+
+def test_every_configuration_of_a_detector_is_tried_here():
+    files = {path.stem for path in (REPOSITORY / "configs/car_parts").glob("*.yaml")}
+    assert files == {*DETECTORS, SEGMENTER, "base"}
