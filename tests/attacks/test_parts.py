@@ -173,7 +173,7 @@ def test_blind_attacks_are_errors(case):
 
 @pytest.mark.parametrize(
     "options",
-    [{"goal": "inverse"}, {"region": "sky"}, {"part_weight": 2.0}, {"steps": 0}, {"goal": "two-stage", "steps": 1}],
+    [{"goal": "backwards"}, {"region": "sky"}, {"part_weight": 2.0}, {"steps": 0}, {"goal": "two-stage", "steps": 1}],
 )
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="PartPGD"):
