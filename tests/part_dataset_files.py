@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+
 Document = dict[str, Any]
 
 
@@ -108,3 +110,10 @@ def write_dataset(folder: Path, document: Document) -> tuple[Path, Path]:
     json_file = folder / "train.json"
     json_file.write_text(json.dumps(document))
     return json_file, root
+
+
+def forget_builtin_datasets() -> None:
+    """Take the built-in names out of detectron2's catalogs, so that a test can register them for its own folder."""
+    for name in BUILTIN_DATASETS:
+        for split in SPLITS:
+            unregister_part_dataset(f"{name}_{split}")

@@ -34,7 +34,7 @@ from partbox.data import PartDatasetError
 from partbox.data.loader import subset
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
-from partbox.engine.checks import ConfigError
+from partbox.engine.checks import ConfigError, value_of
 from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
     build_detector,
@@ -54,6 +54,18 @@ from partbox.evaluation.store import RecordsError
 from partbox.report.detection_table import detection_table
 
 logger = logging.getLogger("partbox")
+# Keys of part classifiers beside those of ADVERSARY that mean nothing here.
+NOT_READ = (
+    "SOLVER.EMA.ENABLED",
+    "SOLVER.AMP.ENABLED",
+    "MODEL.PART.BATCH_NORM",
+    "MODEL.PART.BATCH_NORM_MOMENTUM",
+    "MODEL.PART.CHANNELS_LAST",
+    "MODEL.PART.LABEL_SMOOTHING",
+    "MODEL.PART.LOSS_WEIGHT",
+    "MODEL.PART.HEAD.NAME",
+    "ROBUST_EVAL.SURROGATE",
+)
 USER_ERRORS = (AttackError, CheckpointError, ConfigError, PartDatasetError, RecordsError, TrainingDiverged)
 
 
@@ -139,18 +151,21 @@ def evaluate(cfg: CfgNode, weights: str) -> None:
 
 
 def refuse_what_is_not_read(cfg: CfgNode) -> None:
-    """Raises ConfigError for keys of part classifiers that would have no effect here."""
+    """Raises ConfigError for keys of part classifiers that were set and would have no effect here."""
     if cfg.ADVERSARY.OBJECTIVE not in ("clean", "free"):
         raise ConfigError(
             f"ADVERSARY.OBJECTIVE is {cfg.ADVERSARY.OBJECTIVE}: a detector is trained clean or free, set it to one"
         )
-    for key, value, wanted in (
-        ("ADVERSARY.AWP_GAMMA", cfg.ADVERSARY.AWP_GAMMA, 0.0),
-        ("SOLVER.EMA.ENABLED", cfg.SOLVER.EMA.ENABLED, False),
-        ("TEST.EVAL_PERIOD", cfg.TEST.EVAL_PERIOD, 0),
-    ):
-        if value != wanted:
-            raise ConfigError(f"{key} is {value}: training a detector does not know that yet; set it to {wanted}")
+    if cfg.TEST.EVAL_PERIOD or cfg.DATASETS.VALIDATION:
+        raise ConfigError("a detector is not validated during training: set TEST.EVAL_PERIOD 0, DATASETS.VALIDATION ()")
+    read = {"ADVERSARY.OBJECTIVE"}
+    if cfg.ADVERSARY.OBJECTIVE == "free":
+        read |= {"ADVERSARY.EPS", "ADVERSARY.NORM", "ADVERSARY.REPLAYS"}
+    defaults = load_config()
+    keys = [f"ADVERSARY.{key}" for key in cfg.ADVERSARY if f"ADVERSARY.{key}" not in read]
+    for key in [*keys, *NOT_READ]:
+        if value_of(cfg, key) != value_of(defaults, key):
+            raise ConfigError(f"{key} is {value_of(cfg, key)!r}: a detector's training and evaluation do not read it")
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def model_and_batch(request, example_dataset):
 
 def objective(dataset, name: str, *options: str):
     beta = "0.5" if name == "mat" else "6.0"
-    steps = "1" if "fgsm" in name else "3"
+    steps = {"fgsm-rs": "1", "n-fgsm": "1", "free": "10"}.get(name, "3")
     chosen = ["ADVERSARY.OBJECTIVE", name, "ADVERSARY.BETA", beta, "ADVERSARY.STEPS", steps, *options]
     return build_objective(small_config(dataset, *chosen))
 
@@ -279,6 +279,9 @@ def test_free_training_is_continued_in_the_middle_of_its_replays(model_and_batch
         (["ADVERSARY.REPLAYS", "1"], "at least 2"),
         (["ADVERSARY.NORM", "l2"], "linf"),
         (["ADVERSARY.AWP_GAMMA", "0.01"], "do not apply"),
+        (["ADVERSARY.STEPS", "2"], "leave STEPS 10"),
+        (["ADVERSARY.STEP_SIZE", "1/255"], "leave STEP_SIZE ''"),
+        (["ADVERSARY.RANDOM_START", "False"], "leave RANDOM_START True"),
         (["ADVERSARY.OBJECTIVE", "pgd", "ADVERSARY.REPLAYS", "3"], "REPLAYS belongs to free"),
     ],
 )

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from part_dataset_files import forget_builtin_datasets
 from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR
 
 from partbox.attacks import ThreatModel
-from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
 from partbox.engine.checkpoint import CheckpointError
 from partbox.engine.checks import ConfigError
 from partbox.engine.detector_training import DetectorTrainer
@@ -28,13 +28,8 @@ SHORT = [*SMALL_DETECTOR, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2
 def run(example_root, monkeypatch):
     """Run the entry point in this process with command line arguments."""
 
-    def forget() -> None:
-        for name in BUILTIN_DATASETS:
-            for split in SPLITS:
-                unregister_part_dataset(f"{name}_{split}")
-
     def call(name: str, *arguments: str | Path) -> None:
-        forget()
+        forget_builtin_datasets()
         config = REPOSITORY / f"configs/car_parts/{name}.yaml" if "/" not in name else name
         monkeypatch.setattr(sys, "argv", ["train_detector.py", "--config-file", str(config), *map(str, arguments)])
         spec = importlib.util.spec_from_file_location("train_detector_script", SCRIPT)
@@ -44,7 +39,7 @@ def run(example_root, monkeypatch):
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
     yield call
-    forget()
+    forget_builtin_datasets()
 
 
 @pytest.mark.parametrize("name", [*DETECTORS, SEGMENTER])
@@ -96,6 +91,11 @@ def test_training_goes_on_and_another_run_is_refused(run, tmp_path):
         (["DATASETS.TRAIN", "('nothing_train',)"], ConfigError, "no dataset is registered as 'nothing_train'"),
         (["ADVERSARY.OBJECTIVE", "pgd"], ConfigError, "trained clean or free"),
         (["SOLVER.EMA.ENABLED", "True"], ConfigError, "EMA"),
+        (["SOLVER.AMP.ENABLED", "True"], ConfigError, "do not read it"),
+        (["ADVERSARY.EPS", "1/255"], ConfigError, "ADVERSARY.EPS is '1/255'"),
+        (["ADVERSARY.OBJECTIVE", "free", "ADVERSARY.EPS_WARMUP_ITERS", "9"], ConfigError, "EPS_WARMUP_ITERS is 9"),
+        (["MODEL.PART.BATCH_NORM", "frozen"], ConfigError, "BATCH_NORM is 'frozen'"),
+        (["TEST.EVAL_PERIOD", "5"], ConfigError, "not validated"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'detector-pgd'}]"], ConfigError, "needs an eps"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd', 'eps': 1}]"], ConfigError, "attacks a classifier"),
         (["SOLVER.MAX_ITERS", "3"], ConfigError, "SOLVER.MAX_ITER"),

@@ -17,6 +17,7 @@ import yacs.config
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
+from part_dataset_files import forget_builtin_datasets
 from small_models import MODELS, SMALL
 
 from partbox.config import add_partbox_config
@@ -52,21 +53,15 @@ def load_script():
 @pytest.fixture
 def run(example_root, monkeypatch):
     """Run the entry point in this process with command line arguments."""
-    from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
-
-    def forget() -> None:
-        for name in BUILTIN_DATASETS:
-            for split in SPLITS:
-                unregister_part_dataset(f"{name}_{split}")
 
     def call(*arguments: str | Path) -> None:
-        forget()
+        forget_builtin_datasets()
         monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, arguments)])
         load_script().main()
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
     yield call
-    forget()
+    forget_builtin_datasets()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +71,7 @@ def run(example_root, monkeypatch):
         (["mart"], "loss_robust"),
         (["mat", "ADVERSARY.BETA", "0.5"], "loss_robust"),
         (["n-fgsm", "ADVERSARY.PROBE_PERIOD", "4"], "probe/pgd_accuracy"),
-        (["free", "ADVERSARY.PROBE_PERIOD", "4"], "probe/pgd_accuracy"),
+        (["free", "ADVERSARY.STEPS", "10", "ADVERSARY.PROBE_PERIOD", "4"], "probe/pgd_accuracy"),
     ],
 )
 def test_every_objective_and_attack_works_from_the_command_line(run, tmp_path, options, logged):

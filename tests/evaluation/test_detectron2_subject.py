@@ -12,10 +12,10 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from part_dataset_files import forget_builtin_datasets
 from small_detectors import DETECTORS, SEGMENTER, detector_config
 
 from partbox.attacks import AttackError, attack_mode
-from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
 from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import (
     build_detector,
@@ -27,8 +27,10 @@ from partbox.engine.detectors import (
 )
 from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
+from partbox.evaluation.detectron2_checks import check_detectron2
 from partbox.evaluation.detectron2_subject import labelled_test_mapper
 from partbox.evaluation.found_objects import count_found
+from partbox.evaluation.records import Record
 from partbox.evaluation.summary import performance_under_corruptions
 from partbox.evaluation.training_losses import TrainingLosses
 
@@ -37,14 +39,9 @@ from partbox.evaluation.training_losses import TrainingLosses
 def registered(example_root):
     """The example data under its built-in names."""
 
-    def forget() -> None:
-        for name in BUILTIN_DATASETS:
-            for split in SPLITS:
-                unregister_part_dataset(f"{name}_{split}")
-
-    forget()
+    forget_builtin_datasets()
     yield example_root
-    forget()
+    forget_builtin_datasets()
 
 
 class Case:
@@ -344,3 +341,56 @@ def test_mean_performance_under_corruptions():
     assert found["by_kind"]["fog"]["5"] == 0
     some = performance_under_corruptions(entries, perturbations[:20])["bbox AP"]
     assert set(some) == {"by_kind"}
+
+
+class Scripted:
+    """A detector of one object that is found while the image is bright; attacks do what they are told.
+
+    Args:
+        darker: (perturbation) -> how much an attack takes from the brightness 0.5.
+        noise_hurts: random noise, too, loses the object.
+    """
+
+    kind = "detector"
+    device = torch.device("cpu")
+
+    def __init__(self, darker, *, noise_hurts: bool = False) -> None:
+        self.darker, self.noise_hurts = darker, noise_hurts
+
+    def perturb(self, sample, clean, perturbation, seed):
+        record = Record(sample["image_id"], perturbation.name, None, None, False, None, 1, 0.0, False)
+        return record, (clean - self.darker(perturbation)).clamp(0, 1)
+
+    def output(self, sample, image):
+        return image
+
+    def same_output(self, one, other) -> bool:
+        return torch.equal(one, other)
+
+    def count_right(self, sample, image) -> tuple[int, int]:
+        noisy = self.noise_hurts and float(image.std()) > 1e-6
+        return int(float(image.mean()) > 0.4 and not noisy), 1
+
+
+def everything(perturbation) -> bool:
+    return perturbation.threat.eps >= 1
+
+
+@pytest.mark.parametrize(
+    ("darker", "options", "wrong"),
+    [
+        (lambda one: 0.3, {}, set()),
+        (lambda one: 0.3 if everything(one) else 0.0, {}, set()),
+        (lambda one: 0.3 if everything(one) else 0.0, {"noise_hurts": True}, {"noise"}),
+        (lambda one: 0.0, {}, {"large eps"}),
+        (lambda one: 0.3 if everything(one) or one.settings.get("queries") else 0.0, {}, {"black box"}),
+        (lambda one: 0.3 if everything(one) or getattr(one.apply, "steps", 0) > 20 else 0.0, {}, {"more steps"}),
+    ],
+)
+def test_each_check_of_a_detector_notices_its_own_failure(darker, options, wrong):
+    samples = [{"image_id": i, "image": torch.full((3, 8, 8), 128, dtype=torch.uint8)} for i in range(4)]
+    attacks = build_perturbations([{"name": "detector-pgd", "eps": "8/255", "steps": 10, "goal": "vanish"}])[1:]
+    found = check_detectron2(Scripted(darker, **options), samples, attacks)
+    assert {check.name for check in found if not check.passed} == wrong
+    names = ["deterministic", "gradients", "noise", "large eps", "more steps", "black box"]
+    assert [check.name for check in found] == names

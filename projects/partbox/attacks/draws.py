@@ -7,8 +7,11 @@ a generator of its own, on the CPU, so batch size, order, process count and devi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +20,33 @@ from .threat import ThreatModel
 ImageId = int | str
 
 
-def image_generator(seed: int, image_id: ImageId, restart: int) -> torch.Generator:
-    """A CPU generator for one image; ``1`` and ``"1"`` are the same image id."""
+def image_seed(seed: int, image_id: ImageId, restart: int) -> int:
+    """A seed below 2**63 for one image; ``1`` and ``"1"`` are the same image id."""
     digest = hashlib.blake2b(f"{seed}|{image_id}|{restart}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return int.from_bytes(digest, "big") >> 1
+
+
+def image_generator(seed: int, image_id: ImageId, restart: int) -> torch.Generator:
+    """A CPU generator for one image."""
+    return torch.Generator().manual_seed(image_seed(seed, image_id, restart))
+
+
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """All global generators start at ``seed`` inside and go on afterwards where they were.
+
+    For code of others that draws from them; our own has generators of its own.
+    """
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
 
 
 def content_ids(images: Tensor) -> list[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .base import Attack, Predict, Search, forward
-from .draws import ImageId, image_generator
+from .draws import ImageId, drawn_from, image_seed
 from .objectives import margin
 from .threat import ThreatModel
 
@@ -84,7 +82,7 @@ class FoolboxAttack(Attack):
             image, label = search.clean[row : row + 1].contiguous(), search.labels[row : row + 1]
             counted = _Counted(predict)
             model = foolbox.PyTorchModel(counted, bounds=(0, 1), device=image.device)
-            with _seeded(image_generator(seed, image_ids[row], 0)):
+            with drawn_from(image_seed(seed, image_ids[row], 0)):
                 try:
                     criterion = foolbox.criteria.Misclassification(label)
                     _, found, _ = self._attack(model, image, criterion, epsilons=self.threat.eps)
@@ -110,21 +108,3 @@ class _Counted(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         self.images += len(images)
         return self.predict(images)
-
-
-class _seeded:
-    """Global generators, which foolbox draws from, start from an image's own generator and are put back."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.seed = int(torch.randint(0, 2**31, (), generator=generator))
-
-    def __enter__(self) -> None:
-        self._before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-        random.seed(self.seed)
-        np.random.seed(self.seed)
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self._before[0])
-        np.random.set_state(self._before[1])
-        torch.random.set_rng_state(self._before[2])

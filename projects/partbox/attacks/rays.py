@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import Attack, Predict, Search, forward, take, whole_numbers
 from .draws import ImageId
+from .objectives import margin
 from .threat import ThreatModel
 
 TOLERANCE = 1e-3  # of the binary search for the radius, in pixel space
@@ -66,10 +67,7 @@ class RayS(Attack):
             for i, row in enumerate(rows.tolist()):
                 if bool(wrong[i]) and bool(inside[i]):
                     one = torch.tensor([row], device=rows.device)
-                    margins = logits[i : i + 1].clone()
-                    true = margins[0, search.labels[row]].clone()
-                    margins[0, search.labels[row]] = -torch.inf
-                    search.accept(one, asked[i : i + 1], margins.amax(dim=1) - true)
+                    search.accept(one, asked[i : i + 1], margin(logits[i : i + 1], search.labels[one]))
                     del candidates[row]
                     continue
                 try:

@@ -91,6 +91,7 @@ class SegmentationPGD:
             "steps": self.steps,
             "step_size": self.step_size,
             "random_start": self.random_start,
+            "ignore": self.ignore,
         }
 
     def __call__(

@@ -229,6 +229,10 @@ def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:
     if name == "free":
         if adversary.AWP_GAMMA or adversary.GOAL != "class" or adversary.REGION != "all":
             raise ValueError("free moves the images by the update's own gradient: AWP_GAMMA, GOAL, REGION do not apply")
+        defaults = load_config().ADVERSARY
+        for key in ("STEPS", "STEP_SIZE", "RANDOM_START"):
+            if adversary[key] != defaults[key]:
+                raise ValueError(f"free steps by eps from a random start: leave {key} {defaults[key]!r}")
         return FreeObjective(threat, replays=adversary.REPLAYS, seed=seed)
     if name in ("fgsm-rs", "n-fgsm") and adversary.STEPS != 1:
         raise ValueError(f"{name} has one step: set STEPS 1, not {adversary.STEPS}")

@@ -56,6 +56,9 @@ PACKAGES = (
     "pycocotools",
     "imagecorruptions-imaug",
     "scikit-image",
+    "scipy",
+    "numba",
+    "foolbox",
     "opencv-python-headless",
 )
 

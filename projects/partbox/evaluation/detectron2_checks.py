@@ -11,7 +11,7 @@ from torch import Tensor
 from partbox.attacks import AttackError, DetectorPGD, SegmentationPGD, Square, ThreatModel
 
 from .perturbations import Perturbation
-from .self_checks import Check
+from .self_checks import Check, judge
 from .unattacked import noisy
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def check_detectron2(
     attacked = min(_under(subject, samples, one, seed) for one in attacks)
     threat = attacks[0].threat
     assert threat is not None
-    checks.append(_noise(subject, samples, threat, attacked, seed))
+    checks.append(_noise(subject, samples, threat, attacked, clean, seed))
     checks.append(_large_eps(subject, samples, attacks, clean, seed))
     checks.append(_more_steps(subject, samples, attacks, clean, attacked, seed))
     if subject.kind == "detector":
@@ -90,10 +90,8 @@ def _gradients(
         return Check("gradients", False, f"the model cannot be attacked: {error}")
     zero = sum(record.zero_gradient for record in found)
     values = {"images": len(found), "zero": zero}
-    if zero > ALLOWED * len(found):
-        reason = f"the gradient is exactly zero on {zero} of {len(found)} images: something in the model has none"
-        return Check("gradients", False, reason, values)
-    return Check("gradients", True, values=values)
+    reason = f"the gradient is exactly zero on {zero} of {len(found)} images: something in the model has none"
+    return judge("gradients", zero <= ALLOWED * len(found), reason, values)
 
 
 def _noise(
@@ -101,6 +99,7 @@ def _noise(
     samples: Sequence[Mapping[str, Any]],
     threat: ThreatModel,
     attacked: float,
+    clean: float,
     seed: int,
 ) -> Check:
     """Random images in the ball are weaker than the attack."""
@@ -109,9 +108,8 @@ def _noise(
         images = [noisy(threat, _image(subject, one), one["image_id"], seed + 1000 * (draw + 1)) for one in samples]
         shares.append(_share(subject, samples, images))
     values = {"right_under_noise": min(shares), "right_under_attack": attacked}
-    if min(shares) < attacked:
-        return Check("noise", False, "random noise of the same size does more harm than the attack", values)
-    return Check("noise", True, values=values)
+    reason = "random noise of the same size does more harm than the attack"
+    return judge("noise", attacked - min(shares) <= ALLOWED * clean, reason, values)
 
 
 def _large_eps(
@@ -124,10 +122,8 @@ def _large_eps(
     """Where every change is allowed nothing may be left."""
     left = min(_under(subject, samples, with_settings(one, steps=30, eps_of_everything=True), seed) for one in attacks)
     values = {"right": left, "right_clean": clean}
-    if left > ALLOWED * clean:
-        reason = f"{left:.0%} stay right where every change is allowed: the attack does not work"
-        return Check("large eps", False, reason, values)
-    return Check("large eps", True, values=values)
+    reason = f"{left:.0%} stay right where every change is allowed: the attack does not work"
+    return judge("large eps", left <= ALLOWED * clean, reason, values)
 
 
 def _more_steps(
@@ -142,10 +138,8 @@ def _more_steps(
     longer = [with_settings(one, steps=3 * one.settings["steps"]) for one in attacks]
     left = min(_under(subject, samples, one, seed) for one in longer)
     values = {"right": attacked, "right_with_three_times_the_steps": left}
-    if attacked - left > ALLOWED * clean:
-        reason = f"three times the steps leave {left:.0%} instead of {attacked:.0%} right: the attack was too short"
-        return Check("more steps", False, reason, values)
-    return Check("more steps", True, values=values)
+    reason = f"three times the steps leave {left:.0%} instead of {attacked:.0%} right: the attack was too short"
+    return judge("more steps", attacked - left <= ALLOWED * clean, reason, values)
 
 
 def _black_box(
@@ -159,10 +153,8 @@ def _black_box(
     """An attack without gradients on the surest object leaves no less than the gradient attack."""
     left = _under(subject, samples, build_gradient_free(threat), seed)
     values = {"right": left, "right_under_attack": attacked, "queries": QUERIES}
-    if attacked - left > ALLOWED * clean:
-        reason = f"{QUERIES} queries without gradients leave {left:.0%} right, the attack with gradients {attacked:.0%}"
-        return Check("black box", False, reason, values)
-    return Check("black box", True, values=values)
+    reason = f"{QUERIES} queries without gradients leave {left:.0%} right, the attack with gradients {attacked:.0%}"
+    return judge("black box", attacked - left <= ALLOWED * clean, reason, values)
 
 
 def build_gradient_free(threat: ThreatModel) -> Perturbation:

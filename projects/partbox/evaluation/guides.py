@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+
+from partbox.attacks.draws import image_seed
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -36,7 +37,6 @@ class GuideBook:
         others = [record for label, of_class in classes if label != sample["label"] for record in of_class]
         if not others:
             raise ValueError("a guided attack needs images of another class with part labels")
-        digest = hashlib.blake2b(f"guide|{seed}|{sample['image_id']}".encode(), digest_size=8).digest()
-        chosen = others[int.from_bytes(digest, "big") % len(others)]
+        chosen = others[image_seed(seed, f"guide of {sample['image_id']}", 0) % len(others)]
         part_map: Tensor = self.mapper(chosen)["part_map"]
         return part_map

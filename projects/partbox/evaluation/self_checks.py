@@ -194,7 +194,7 @@ def _large_eps(subject: _Subject) -> Check:
     rows = subject.right(subject.images).nonzero().squeeze(1)
     left = len(rows) - subject.fooled_by(PGD(everything, 50), rows)
     reason = f"{left} of {len(rows)} images stay right where every change is allowed: the attack does not work"
-    return _judge("large eps", left <= tolerated(len(rows)), reason, {"images": len(rows), "still_right": left})
+    return judge("large eps", left <= tolerated(len(rows)), reason, {"images": len(rows), "still_right": left})
 
 
 def _more_steps(subject: _Subject, steps: int) -> Check:
@@ -204,7 +204,7 @@ def _more_steps(subject: _Subject, steps: int) -> Check:
     fooled = subject.fooled_by(PGD(subject.threat, longer, restarts=2), rows)
     reason = f"{fooled} of {len(rows)} robust images fall to {longer} steps and two restarts: the attack was too short"
     values = {"images": len(rows), "fooled": fooled, "steps": longer}
-    return _judge("more steps", fooled <= tolerated(len(rows)), reason, values)
+    return judge("more steps", fooled <= tolerated(len(rows)), reason, values)
 
 
 def _monotone(subject: _Subject, steps: int) -> Check:
@@ -213,7 +213,7 @@ def _monotone(subject: _Subject, steps: int) -> Check:
     fooled = [subject.fooled_by(PGD(subject.threat.scaled(factor), steps), rows) for factor in (0.5, 1.0, 2.0)]
     falls = max(fooled[0] - fooled[1], fooled[1] - fooled[2])
     reason = f"a larger eps fools fewer images ({fooled} at half, full and double eps): the attack gets stuck"
-    return _judge("monotone", falls <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": fooled})
+    return judge("monotone", falls <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": fooled})
 
 
 def _black_box(subject: _Subject) -> Check:
@@ -222,7 +222,7 @@ def _black_box(subject: _Subject) -> Check:
     fooled = subject.fooled_by(Square(subject.threat, queries=QUERIES), rows)
     reason = f"{fooled} of {len(rows)} robust images fall to {QUERIES} queries without gradients: the gradients mislead"
     values = {"images": len(rows), "fooled": fooled, "queries": QUERIES}
-    return _judge("black box", fooled <= tolerated(len(rows)), reason, values)
+    return judge("black box", fooled <= tolerated(len(rows)), reason, values)
 
 
 def _noise(subject: _Subject) -> Check:
@@ -234,7 +234,7 @@ def _noise(subject: _Subject) -> Check:
         fooled |= ~subject.right(noisy)
     count = int(fooled[rows].sum())
     reason = f"{count} of {len(rows)} robust images fall to {NOISES} random images in the ball: noise beats the attack"
-    return _judge("noise", count <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": count})
+    return judge("noise", count <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": count})
 
 
 def _transfer(subject: _Subject, surrogate: Predict, steps: int) -> Check:
@@ -249,8 +249,9 @@ def _transfer(subject: _Subject, surrogate: Predict, steps: int) -> Check:
         with torch.no_grad():
             count = int((subject.predict(images).argmax(dim=1) != labels).sum())
     reason = f"{count} of {len(rows)} robust images fall to images made on another model: the own gradients mislead"
-    return _judge("transfer", count <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": count})
+    return judge("transfer", count <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": count})
 
 
-def _judge(name: str, passed: bool, reason: str, values: dict[str, Any]) -> Check:
+def judge(name: str, passed: bool, reason: str, values: dict[str, Any]) -> Check:
+    """A check with its reason only where it did not pass."""
     return Check(name, passed, "" if passed else reason, values)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
@@ -16,7 +13,7 @@ from torch import Tensor, nn
 
 from partbox.attacks import AttackError
 from partbox.attacks.detector import Targets
-from partbox.attacks.draws import ImageId
+from partbox.attacks.draws import drawn_from, image_seed
 
 NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 DROPOUTS = (nn.modules.dropout._DropoutNd, nn.modules.dropout.AlphaDropout)
@@ -63,21 +60,6 @@ def as_in_training(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(buffers[name])
 
 
-@contextmanager
-def drawn_from(seed: int) -> Iterator[None]:
-    """All global generators start at ``seed`` inside and go on afterwards where they were."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)
-
-
 class TrainingLosses:
     """The training losses of one image; a :data:`partbox.attacks.detector.DetectorLosses`.
 
@@ -102,7 +84,7 @@ class TrainingLosses:
     def __call__(self, image: Tensor, targets: Targets, draw: int) -> dict[str, Tensor]:
         """Losses by name at ``image`` (3, H, W) in [0, 1]; the same draw gives the same losses."""
         sample = {**self.sample, "image": image * 255, "instances": self.targets(targets)}
-        seed = draw_seed(self.seed, self.sample["image_id"], draw)
+        seed = image_seed(self.seed, self.sample["image_id"], draw)
         with as_in_training(self.model), drawn_from(seed), EventStorage(0):
             losses = self.model([sample])
         if not isinstance(losses, Mapping):
@@ -118,14 +100,8 @@ class TrainingLosses:
             return truth
         if self.num_classes < 2:
             raise AttackError("the goal mislabel needs at least two classes")
-        generator = torch.Generator().manual_seed(draw_seed(self.seed, self.sample["image_id"], -1))
+        generator = torch.Generator().manual_seed(image_seed(self.seed, self.sample["image_id"], -1))
         shift = torch.randint(1, self.num_classes, (len(truth),), generator=generator).to(truth.gt_classes)
         wrong = Instances(truth.image_size, **truth.get_fields())
         wrong.gt_classes = (truth.gt_classes + shift) % self.num_classes
         return wrong
-
-
-def draw_seed(seed: int, image_id: ImageId, draw: int) -> int:
-    """A seed from (seed, image id, draw) only."""
-    digest = hashlib.blake2b(f"{seed}|{image_id}|{draw}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

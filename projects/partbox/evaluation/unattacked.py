@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from partbox.attacks import AttackResult, ThreatModel
 from partbox.attacks.base import Predict, check_logits
-from partbox.attacks.draws import content_ids, random_starts
+from partbox.attacks.draws import content_ids, image_seed, random_starts
 from partbox.attacks.objectives import margin
 from partbox.corruptions import corrupt
 
@@ -34,9 +33,8 @@ def no_attack(
 
 
 def corruption_seed(seed: int, image_id: ImageId) -> int:
-    """The seed of one image's corruption, from (seed, image id) only; ``1`` and ``"1"`` are the same image id."""
-    digest = hashlib.blake2b(f"{seed}|{image_id}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big")
+    """The seed of one image's corruption, from (seed, image id) only: 32 bits, as numpy's old generator wants it."""
+    return image_seed(seed, image_id, 0) % 2**32
 
 
 def corrupt_batch(
