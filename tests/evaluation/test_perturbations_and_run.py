@@ -360,3 +360,21 @@ def test_guided_and_inverse_attacks_in_the_run(example_dataset, goal):
     if goal == "inverse":
         accuracy = [entry["accuracy"] for entry in outcome.results["by_perturbation"].values()]
         assert accuracy[1] < accuracy[0]
+
+
+def test_attacks_on_classifiers_can_search_in_lower_precision_and_others_cannot():
+    [_, attack] = build_perturbations([{"name": "square", "eps": "4/255", "precision": "bfloat16"}])
+    assert attack.name == "square (bfloat16) linf 4/255"
+    assert attack.settings["precision"] == "bfloat16"
+    assert attack.attacks("classifier")
+    assert not attack.attacks("detector")
+    plain = build_perturbation({"name": "square", "eps": "4/255", "precision": "float32", "compiled": False})
+    assert plain.attacks("detector")
+    assert "precision" not in plain.settings
+    with pytest.raises(ValueError, match="unknown precision 'half'"):
+        build_perturbation({"name": "pgd", "eps": "4/255", "precision": "half"})
+    with pytest.raises(ValueError, match="true or false"):
+        build_perturbation({"name": "pgd", "eps": "4/255", "compiled": "yes"})
+    for name in ("parts", "detector-pgd", "segmentation-pgd"):
+        with pytest.raises(ValueError, match="no setting 'precision'"):
+            build_perturbation({"name": name, "eps": "4/255", "precision": "bfloat16"})

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from partbox.attacks import PGD, AutoAttack, ThreatModel, attack_mode
+from partbox.attacks import PGD, AcceleratedAttack, Attack, AutoAttack, ThreatModel, attack_mode
 from partbox.data.example import generate_example_dataset
 
 CLASSES = 11
@@ -57,7 +57,7 @@ def main() -> int:
     )
     print(pgd_table(networks["adversarially trained"], test, threat, args.repeats))
     if not args.skip_autoattack:
-        print("\n" + autoattack_table(networks, test, threat))
+        print("\n" + autoattack_table(networks, test, threat, args.accelerated))
     return 0
 
 
@@ -73,6 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="of PGD; AutoAttack runs once")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip-autoattack", action="store_true")
+    parser.add_argument("--accelerated", action="store_true", help="AutoAttack in bfloat16 and compiled as well")
     return parser.parse_args()
 
 
@@ -123,12 +124,28 @@ def train_network(train: tuple[Tensor, Tensor], args: argparse.Namespace, threat
     return model.eval().requires_grad_(False)
 
 
-def floor(model: nn.Module, images: Tensor, labels: Tensor, steps: int) -> Tensor:
+def iterates(attack: PGD, model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    """The images that the attack asks the network about, in order.
+
+    The floor runs on these: on the clean images, where a network is sure of itself, gradients are so small that a CPU
+    computes with denormal numbers, and the floor would be slower than the attack.
+    """
+    seen: list[Tensor] = []
+
+    def watched(batch: Tensor) -> Tensor:
+        seen.append(batch.detach().clone())
+        return model(batch)
+
+    attack.perturb(watched, images, labels, image_ids=range(len(images)), seed=0)
+    return seen
+
+
+def floor(model: nn.Module, batches: list[Tensor], labels: Tensor) -> Tensor:
     """Forward and input-gradient passes and nothing else."""
-    for _ in range(steps):
-        leaf = images.detach().requires_grad_(True)
+    for batch in batches:
+        leaf = batch.detach().requires_grad_(True)
         torch.autograd.grad(functional.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
-    return images
+    return batches[-1]
 
 
 def pgd_runs(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel) -> dict[str, Run]:
@@ -139,8 +156,9 @@ def pgd_runs(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel)
     last = images.contiguous(memory_format=torch.channels_last)
     attack = PGD(threat, 10)
     ids = range(len(images))
+    visited = iterates(attack, model, images, labels)
     runs: dict[str, Run] = {
-        "floor: 10 forward + input-gradient passes": lambda: floor(model, images, labels, 10),
+        f"floor: {len(visited)} forward + input-gradient passes": lambda: floor(model, visited, labels),
         "partbox": lambda: attack.perturb(model, images, labels, image_ids=ids, seed=0),
         "partbox, channels last": lambda: attack.perturb(model, last, labels, image_ids=ids, seed=0),
     }
@@ -190,7 +208,9 @@ def pgd_table(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel
     return tabulate(rows, headers, tablefmt="github", floatfmt=("", ".3f", ".2f", ".2f"))
 
 
-def autoattack_table(networks: dict[str, nn.Module], test: tuple[Tensor, Tensor], threat: ThreatModel) -> str:
+def autoattack_table(
+    networks: dict[str, nn.Module], test: tuple[Tensor, Tensor], threat: ThreatModel, accelerated: bool
+) -> str:
     """AutoAttack standard on each network."""
     images, labels = test
     rows = []
@@ -201,6 +221,12 @@ def autoattack_table(networks: dict[str, nn.Module], test: tuple[Tensor, Tensor]
                 AutoAttack(threat), model, images.contiguous(memory_format=torch.channels_last), labels
             ),
         }
+        if accelerated:
+            for options in ({"precision": "bfloat16"}, {"compiled": True}):
+                faster = AcceleratedAttack(AutoAttack(threat), **options)
+                runs[f"partbox, {faster.name.split('(')[1][:-1]}"] = lambda model=model, faster=faster: count(
+                    faster, model, images, labels
+                )
         if importlib.util.find_spec("pyautoattack"):
             from pyautoattack import AutoAttack as Official
 
@@ -221,7 +247,7 @@ def autoattack_table(networks: dict[str, nn.Module], test: tuple[Tensor, Tensor]
     return tabulate(rows, headers, tablefmt="github", floatfmt=("", "", ".1f", "", ".2f"))
 
 
-def count(attack: AutoAttack, model: nn.Module, images: Tensor, labels: Tensor) -> int:
+def count(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> int:
     """Images that stay right."""
     return int((~attack(model, images, labels, image_ids=range(len(images))).fooled).sum())
 

@@ -1,5 +1,6 @@
 """Attacks on any callable that maps images to logits or losses; they never see a model of partbox."""
 
+from .accelerated import AcceleratedAttack
 from .apgd import APGD
 from .autoattack import AutoAttack
 from .base import Attack, AttackError, AttackResult, attack_mode
@@ -17,6 +18,7 @@ __all__ = [
     "APGD",
     "FAB",
     "PGD",
+    "AcceleratedAttack",
     "Attack",
     "AttackError",
     "AttackResult",

@@ -12,6 +12,7 @@ from partbox.attacks import (
     APGD,
     FAB,
     PGD,
+    AcceleratedAttack,
     Attack,
     AutoAttack,
     DetectorPGD,
@@ -101,6 +102,8 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
     known = inspect.signature(ATTACKS[name]).parameters
     options = {key: spec.pop(key) for key in list(spec) if key in known and key != "threat"}
     attack = ATTACKS[name](threat, **{**DEFAULTS.get(name, {}), **options})
+    if isinstance(attack, Attack):
+        attack = _accelerated(attack, spec)
     settings = {
         "name": name,
         "norm": threat.norm,
@@ -118,8 +121,18 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
         passes,
         on_parts=name == "parts",
         target=TARGETS.get(name, "classifier"),
-        gradient_free=name in GRADIENT_FREE,
+        gradient_free=name in GRADIENT_FREE and not isinstance(attack, AcceleratedAttack),
     )
+
+
+def _accelerated(attack: Attack, spec: dict[str, Any]) -> Attack:
+    """The attack as it is, or searching in lower precision (``precision``) or compiled (``compiled``)."""
+    precision, compiled = spec.pop("precision", "float32"), spec.pop("compiled", False)
+    if not isinstance(compiled, bool):
+        raise ValueError(f"compiled is true or false, not {compiled!r}")
+    if precision == "float32" and not compiled:
+        return attack
+    return AcceleratedAttack(attack, precision=precision, compiled=compiled)
 
 
 def _corruption(spec: dict[str, Any]) -> Perturbation:

@@ -1,0 +1,103 @@
+"""Searching in lower precision or with a compiled network; every verdict is confirmed in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Attack, Predict, Search, forward
+from .draws import ImageId
+from .objectives import margin
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class AcceleratedAttack(Attack):
+    """Any attack on logits, searching with a faster form of the network.
+
+    What it finds is asked of the network itself, as given, and only that answer counts. An image that only the faster
+    form took for fooled is attacked again by the plain attack. So no image is called fooled that the network
+    classifies correctly; the other way round, rounded gradients may lead the search elsewhere, and an image that the
+    plain attack fools may stay right. Both effects are measured in ``docs/measurements.md``.
+
+    Args:
+        attack: the attack.
+        precision: ``float32``, or ``bfloat16`` for convolutions and matrix products (``torch.autocast``).
+        compiled: ``torch.compile`` the network: needs a C++ compiler on a CPU, and some seconds for each network.
+
+    Raises:
+        ValueError: an unknown precision, or nothing to accelerate.
+    """
+
+    def __init__(self, attack: Attack, *, precision: str = "float32", compiled: bool = False) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        if precision == "float32" and not compiled:
+            raise ValueError("nothing to accelerate: give precision='bfloat16', compiled=True, or the attack as it is")
+        self.attack = attack
+        self.threat = attack.threat
+        self.precision = precision
+        self.compiled = compiled
+        self._compiled_form: tuple[Predict, Predict] | None = None
+
+    @property
+    def name(self) -> str:
+        how = [self.precision] if self.precision != "float32" else []
+        return f"{self.attack.name} ({', '.join(how + ['compiled'] * self.compiled)})"
+
+    @property
+    def passes(self) -> int:
+        return self.attack.passes + 1
+
+    @property
+    def settings(self) -> dict[str, int | float | str | bool]:
+        return {**self.attack.settings, "precision": self.precision, "compiled": self.compiled}
+
+    def search(self, predict: Predict, search: Search, image_ids: Sequence[ImageId], seed: int) -> None:
+        rows = search.remaining
+        if not len(rows):
+            return
+        ids = [image_ids[row] for row in rows.tolist()]
+        part = search.part(rows)
+        self.attack.search(self._faster(predict), part, ids, seed)
+        part.found_by(self.attack.name)
+        doubtful = self._confirm(predict, part)
+        if len(doubtful):
+            again = part.part(doubtful)
+            self.attack.search(predict, again, [ids[row] for row in doubtful.tolist()], seed)
+            again.found_by(self.attack.name)
+            part.merge(doubtful, again)
+            part.notes.append("images that only the accelerated network took for fooled were attacked again without it")
+        search.merge(rows, part)
+
+    @staticmethod
+    def _confirm(predict: Predict, part: Search) -> Tensor:
+        """Ask the network about the images found; rows (N,) that the faster form wrongly took for fooled."""
+        logits = forward(predict, part.images, part.labels)
+        part.queries += 1
+        wrong = logits.argmax(dim=1) != part.labels
+        doubtful = (part.fooled & ~wrong).nonzero().squeeze(1)
+        for row in doubtful.tolist():
+            part.fooled_by[row] = ""
+        part.fooled, part.margin = wrong, margin(logits, part.labels)
+        return doubtful
+
+    def _faster(self, predict: Predict) -> Predict:
+        fast = self._compile(predict) if self.compiled else predict
+        if self.precision == "float32":
+            return fast
+
+        def rounded(images: Tensor) -> Tensor:
+            with torch.autocast(images.device.type, dtype=torch.bfloat16):
+                return fast(images).float()
+
+        return rounded
+
+    def _compile(self, predict: Predict) -> Predict:
+        """The compiled network, kept from batch to batch; the batch size stays free, since images leave early."""
+        if self._compiled_form is None or self._compiled_form[0] != predict:
+            compiled: Predict = torch.compile(predict, dynamic=True)
+            self._compiled_form = (predict, compiled)
+        return self._compiled_form[1]
