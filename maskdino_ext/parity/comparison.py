@@ -1,0 +1,90 @@
+"""Differences between what we compute and what a reference run has stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 1e-4
+LOOSE = 1e-3  # of losses and gradients
+LOOSE_QUANTITIES = ("loss", "weighted", "weighted_total", "grad", "grad_norm", "grad_input", "grad_param")
+
+
+@dataclass
+class Comparison:
+    """Of one run.
+
+    Attributes:
+        name: of the run.
+        stored: the reference's tensors by name.
+        differences: largest absolute difference by name; infinite where shapes differ or infinities do not agree.
+    """
+
+    name: str
+    stored: Mapping[str, Tensor]
+    differences: dict[str, float] = field(default_factory=dict)
+
+    def compare(self, name: str, ours: Tensor, *, relative: bool = False) -> None:
+        """Compare with the stored tensor of this name; a name that the reference has not is passed over."""
+        if name in self.stored:
+            self.record(name, ours, self.stored[name], relative=relative)
+
+    def record(self, name: str, ours: Tensor, theirs: Tensor, *, relative: bool = False) -> None:
+        """Keep the largest absolute difference; ``relative``: in shares of the larger of 1 and the reference."""
+        self.differences[name] = largest_difference(ours, theirs, relative=relative)
+
+    def missing(self, prefixes: tuple[str, ...], *, without: tuple[str, ...] = ()) -> list[str]:
+        """Stored names with one of the prefixes that nothing was compared with."""
+        return [
+            name
+            for name in self.stored
+            if name.startswith(prefixes) and not name.startswith(without) and name not in self.differences
+        ]
+
+    def by_quantity(self) -> dict[str, tuple[float, float]]:
+        """Largest difference and tolerance of each quantity: the name without its numbers."""
+        found: dict[str, tuple[float, float]] = {}
+        for name, difference in self.differences.items():
+            quantity = quantity_of(name)
+            largest = max(difference, found.get(quantity, (0.0, 0.0))[0])
+            found[quantity] = (largest, tolerance_of(quantity))
+        return found
+
+    @property
+    def failures(self) -> list[str]:
+        """Names beyond the tolerance."""
+        return [
+            name for name, difference in self.differences.items() if not difference <= tolerance_of(quantity_of(name))
+        ]
+
+
+def quantity_of(name: str) -> str:
+    """``out/2/pred_boxes`` -> ``out/pred_boxes``; gradients and losses are one quantity each."""
+    first, *rest = name.split("/")
+    if first in LOOSE_QUANTITIES:
+        return first
+    if first in ("match", "points"):
+        return f"{first}/{rest[-1]}"
+    return "/".join([first, *(part for part in rest if not part.isdigit())])
+
+
+def tolerance_of(quantity: str) -> float:
+    """1e-4, and 1e-3 on losses and gradients."""
+    return LOOSE if quantity.split("/")[0] in LOOSE_QUANTITIES or "grad_" in quantity else TOLERANCE
+
+
+def largest_difference(ours: Tensor, theirs: Tensor, *, relative: bool = False) -> float:
+    """Largest absolute difference; equal infinities differ by 0, anything else that is not finite by infinity."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    if not ours.numel():
+        return 0.0
+    ours, theirs = ours.detach().double(), theirs.double()
+    same = ours == theirs
+    difference = torch.where(same, torch.zeros_like(ours), (ours - theirs).abs())
+    if relative:
+        difference = difference / theirs.abs().clamp(min=1)
+    return float(difference.nan_to_num(nan=float("inf"), posinf=float("inf")).max())

@@ -1,0 +1,110 @@
+#!/usr/bin/env python
+r"""Compare Mask DINO and DINO with stored runs of the official code, number by number.
+
+Examples:
+    # every run in a folder: largest difference of each quantity
+    python tools/check_parity.py /path/to/maskdino
+
+    # only some of them
+    python tools/check_parity.py /path/to/maskdino --only dino_A_twostage
+
+    # parameter names and shapes of official checkpoints
+    python tools/check_parity.py --keys maskdino_r50_state_dict.json
+
+Exit status 1 when anything differs by more than 1e-4 (1e-3 for losses and gradients), or a name or a shape does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from maskdino_ext.parity import Comparison, compare_keys, runs_of
+
+# Stored for inspection or used as input, and not the output of anything that could be compared.
+INPUTS = ("gt/", "rng/", "in/", "state/", "points/")
+SHOWN = 8
+
+
+def main() -> int:
+    """Compare and print; the exit status."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    fine = True
+    for file in args.keys:
+        fine &= check_keys(file)
+    if args.folder is not None:
+        fine &= check_folder(args.folder, args.only)
+    print("\nEverything agrees." if fine else "\nDIFFERENCES beyond the tolerance, see above.")
+    return 0 if fine else 1
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of reference runs")
+    parser.add_argument("--keys", type=Path, action="append", default=[], metavar="FILE", help="list of official keys")
+    parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name contains this")
+    parser.add_argument("--threads", type=int, default=1, help="sums of several threads differ in the last digits")
+    args = parser.parse_args()
+    if args.folder is None and not args.keys:
+        parser.error("give a folder of reference runs, or --keys FILE")
+    if args.only and args.folder is None:
+        parser.error("--only needs a folder of reference runs")
+    for path in [*args.keys, *([args.folder] if args.folder else [])]:
+        if not path.exists():
+            parser.error(f"{path} does not exist")
+    return args
+
+
+def check_folder(folder: Path, only: str) -> bool:
+    """Every run; whether all agree."""
+    fine, compared = True, 0
+    for name, run in runs_of(folder):
+        if only in name:
+            fine &= show(run())
+            compared += 1
+    if not compared:
+        print(f"no run in {folder} has {only!r} in its name")
+    return fine and compared > 0
+
+
+def show(comparison: Comparison) -> bool:
+    """One run's table; whether it agrees."""
+    rows = [
+        [quantity, difference, tolerance, "" if difference <= tolerance else "BEYOND"]
+        for quantity, (difference, tolerance) in comparison.by_quantity().items()
+    ]
+    print(f"\n{comparison.name}: {len(comparison.differences)} tensors compared")
+    print(tabulate(rows, ["quantity", "largest difference", "tolerance", ""], tablefmt="github", floatfmt=".1e"))
+    for name in comparison.failures[:SHOWN]:
+        print(f"  {name}: {comparison.differences[name]:.2e}")
+    left = sorted({name.split("/")[0] for name in comparison.stored if name not in comparison.differences})
+    left = [name for name in left if f"{name}/" not in INPUTS]
+    if left:
+        print(f"  stored and only partly compared: {', '.join(left)}")
+    return bool(rows) and not comparison.failures
+
+
+def check_keys(file: Path) -> bool:
+    """Every model of a list of keys; whether all names and shapes agree."""
+    fine = True
+    print(f"\n{file.name}")
+    for one in compare_keys(json.loads(file.read_text(encoding="utf-8"))):
+        print(
+            f"  {one.name}: {one.count} keys, {len(one.missing)} missing, {len(one.unexpected)} unexpected, "
+            f"{len(one.shapes)} of another shape"
+        )
+        for kind, names in (("missing", one.missing), ("unexpected", one.unexpected), ("shape", one.shapes)):
+            for name in names[:SHOWN]:
+                print(f"    {kind}: {name}")
+        fine &= one.none
+    return fine
+
+
+if __name__ == "__main__":
+    sys.exit(main())
