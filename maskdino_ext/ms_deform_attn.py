@@ -63,18 +63,19 @@ def ms_deform_attn(value: Tensor, shapes: Shapes, locations: Tensor, weights: Te
 
 
 def _by_grid_sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """In the order of operations of the official code, so that rounding agrees with it as well."""
     batch, _, heads, channels = value.shape
-    queries = locations.shape[1]
-    weights = weights.transpose(1, 2).flatten(0, 1)  # (B * M, Q, L, P)
-    total = value.new_zeros(batch * heads, channels, queries)
-    for level, (piece, (height, width)) in enumerate(
-        zip(value.split([height * width for height, width in shapes], dim=1), shapes, strict=True)
-    ):
-        maps = piece.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        grid = 2 * locations[:, :, :, level].transpose(1, 2).flatten(0, 1) - 1
-        sampled = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        total = total + (sampled * weights[:, None, :, level]).sum(dim=-1)
-    return total.view(batch, heads * channels, queries).transpose(1, 2)
+    queries, levels, points = locations.shape[1], locations.shape[3], locations.shape[4]
+    grids = 2 * locations - 1
+    samples = []
+    pieces = value.split([height * width for height, width in shapes], dim=1)
+    for level, (piece, (height, width)) in enumerate(zip(pieces, shapes, strict=True)):
+        maps = piece.flatten(2).transpose(1, 2).reshape(batch * heads, channels, height, width)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        samples.append(functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, levels * points)
+    total = (torch.stack(samples, dim=-2).flatten(-2) * weights).sum(dim=-1)
+    return total.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
 
 
 def _by_rows(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, *, as_gather: bool) -> Tensor:

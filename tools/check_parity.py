@@ -83,6 +83,8 @@ def show(comparison: Comparison) -> bool:
     print(tabulate(rows, ["quantity", "largest difference", "tolerance", ""], tablefmt="github", floatfmt=".1e"))
     for name in comparison.failures[:SHOWN]:
         print(f"  {name}: {comparison.differences[name]:.2e}")
+    for note in comparison.notes:
+        print(f"  {note}")
     left = sorted({name.split("/")[0] for name in comparison.stored if name not in comparison.differences})
     left = [name for name in left if f"{name}/" not in INPUTS]
     if left:

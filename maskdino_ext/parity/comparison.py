@@ -20,12 +20,14 @@ class Comparison:
     Attributes:
         name: of the run.
         stored: the reference's tensors by name.
+        notes: sentences on how it was compared.
         differences: largest absolute difference by name; infinite where shapes differ or infinities do not agree.
     """
 
     name: str
     stored: Mapping[str, Tensor]
     differences: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def compare(self, name: str, ours: Tensor, *, relative: bool = False) -> None:
         """Compare with the stored tensor of this name; a name that the reference has not is passed over."""

@@ -11,6 +11,7 @@ from typing import Any
 from .attention_runs import compare_attention
 from .comparison import Comparison
 from .dino_runs import compare_dino_evaluation, compare_dino_training
+from .edges import compare_across_edges
 from .maskdino_runs import compare_decoder_alone, compare_maskdino_evaluation, compare_maskdino_training, load
 
 Run = tuple[str, Callable[[], Comparison]]
@@ -72,7 +73,9 @@ def _maskdino(path: Path, file: Path, images: Path, described: dict[str, Any]) -
     if file.stem.endswith("_eval"):
         return compare_maskdino_evaluation(file.stem, described, state, seen, stored)
     denoising = "seg" if file.stem.endswith("_dnon") else "no"
-    return compare_maskdino_training(file.stem, described, state, seen, stored, denoising)
+    return compare_across_edges(
+        partial(compare_maskdino_training, file.stem, described, state, seen, stored, denoising)
+    )
 
 
 def _dino_runs(path: Path, document: dict[str, Any]) -> Iterator[Run]:
@@ -86,7 +89,9 @@ def _dino(path: Path, file: Path, inputs: Path, described: dict[str, Any]) -> Co
     if file.stem.endswith("_eval"):
         return compare_dino_evaluation(file.stem, described, state, seen, stored)
     denoising = file.stem.endswith("_dnon")
-    return compare_dino_training(file.stem, described, state, seen, stored, denoising=denoising)
+    return compare_across_edges(
+        partial(compare_dino_training, file.stem, described, state, seen, stored, denoising=denoising)
+    )
 
 
 def _files(path: Path) -> list[Path]:
