@@ -231,7 +231,7 @@ def _criterion(cfg: CfgNode, softmax: bool) -> dict[str, Any]:
         "weights": {kind: weight for kind, weight in weights.items() if weight},
         "softmax": softmax,
         "no_object": node.NO_OBJECT_WEIGHT,
-        "denoising_kinds": of_denoising[node.DN],
+        "denoising_kinds": of_denoising.get(node.DN, ()),
         "deep_supervision": node.DEEP_SUPERVISION,
         "first_denoised": 0 if node.TWO_STAGE else 1,
         "points": node.TRAIN_NUM_POINTS,

@@ -71,11 +71,11 @@ def register_all(root: str | Path | None = None) -> None:
 
     from .data import register_builtin_datasets
     from .modeling import PartClassifier
-    from .modeling.backbones import build_timm_backbone, build_timm_fpn_backbone
+    from .modeling.backbones import build_timm_backbone, build_timm_fpn_backbone, build_timm_stages_backbone
 
     if "PartClassifier" not in META_ARCH_REGISTRY:
         META_ARCH_REGISTRY.register(PartClassifier)
-    for build in (build_timm_backbone, build_timm_fpn_backbone):
+    for build in (build_timm_backbone, build_timm_fpn_backbone, build_timm_stages_backbone):
         if build.__name__ not in BACKBONE_REGISTRY:
             BACKBONE_REGISTRY.register(build)
     register_builtin_datasets(root if root is None else Path(root))

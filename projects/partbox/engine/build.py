@@ -102,12 +102,39 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr_factor_func=rate,
     )
     if solver.OPTIMIZER == "SGD":
-        return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
+        return with_gradient_clipping(cfg, torch.optim.SGD)(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
         )
     if solver.OPTIMIZER == "ADAMW":
-        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
+        return with_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
     raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {solver.OPTIMIZER!r}")
+
+
+def with_gradient_clipping(
+    cfg: CfgNode, optimizer: type[torch.optim.Optimizer]
+) -> Callable[..., torch.optim.Optimizer]:
+    """The optimizer with detectron2's clipping of each parameter (``norm``, ``value``), or of all of them together.
+
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE full_model``, which Mask2Former's and Mask DINO's configurations use, scales the
+    whole gradient so that its norm is at most ``CLIP_VALUE``.
+
+    Raises:
+        ConfigError: another norm than 2 with ``full_model``.
+    """
+    settings = cfg.SOLVER.CLIP_GRADIENTS
+    if not settings.ENABLED or settings.CLIP_TYPE != "full_model":
+        clipped: Callable[..., torch.optim.Optimizer] = maybe_add_gradient_clipping(cfg, optimizer)
+        return clipped
+    if settings.NORM_TYPE != 2.0:
+        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.NORM_TYPE must be 2.0 with full_model, not {settings.NORM_TYPE}")
+    largest = float(settings.CLIP_VALUE)
+
+    def step(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, largest)
+        return optimizer.step(self, closure)
+
+    return type(f"{optimizer.__name__}WithFullModelClipping", (optimizer,), {"step": step})
 
 
 def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[str, Any]]) -> int:

@@ -118,7 +118,8 @@ def check_classes(cfg: CfgNode, dataset: str) -> int:
     Raises:
         ConfigError: they differ; naming the key.
     """
-    keys = {"RetinaNet": "RETINANET", "FCOS": "FCOS", **dict.fromkeys(SEGMENTERS, "SEM_SEG_HEAD")}
+    keys = {"RetinaNet": "RETINANET", "FCOS": "FCOS", "DINO": "DINO", "MaskDINO": "SEM_SEG_HEAD"}
+    keys |= dict.fromkeys(SEGMENTERS, "SEM_SEG_HEAD")
     key = keys.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
     count = int(cfg.MODEL[key].NUM_CLASSES)
     wanted = len(MetadataCatalog.get(dataset).thing_classes) + is_segmenter(cfg)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from maskdino_ext import add_maskdino_config
 from partbox.config import add_partbox_config
 from partbox.data import PartDataset, get_part_dataset
 from partbox.experiments import ExperimentError, experiment_config
@@ -87,7 +88,7 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
 def load_config(
     config_file: str | Path | None = None, options: Sequence[str] = (), *, experiment: str | None = None
 ) -> CfgNode:
-    """detectron2's defaults, partbox's, the file, the experiment's keys, the options, in this order.
+    """The defaults of detectron2, partbox, Mask DINO and DINO, the file, the experiment, the options, in this order.
 
     Args:
         config_file: yaml, with ``_BASE_`` as in detectron2.
@@ -99,6 +100,7 @@ def load_config(
     """
     cfg = get_cfg()
     add_partbox_config(cfg)
+    add_maskdino_config(cfg)
     if len(options) % 2:
         raise ConfigError(f"options are pairs KEY VALUE, but {options[-1]!r} stands alone")
     try:

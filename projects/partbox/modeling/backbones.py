@@ -106,6 +106,13 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     )
 
 
+def build_timm_stages_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """All stages of the timm network that ``MODEL.PART.BACKBONE`` names, for detectors that make their own pyramid."""
+    settings = cfg.MODEL.PART.BACKBONE
+    from_hub = settings.WEIGHTS == "timm"
+    return TimmBackbone(settings.TIMM_NAME, pretrained=from_hub, weights="" if from_hub else settings.WEIGHTS)
+
+
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A feature pyramid over the timm network that ``MODEL.PART.BACKBONE`` names, for detectron2's detectors.
 

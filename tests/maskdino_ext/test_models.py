@@ -1,0 +1,284 @@
+"""Mask DINO and DINO as detectron2 models: losses, results, degenerate batches, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yacs.config
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, Instances
+from small_transformers import CLASSES, sample, small_transformer
+
+from maskdino_ext import add_maskdino_config, register_detectors
+
+BOTH = ("MaskDINO", "DINO")
+KINDS = {"MaskDINO": {"ce", "bbox", "giou", "mask", "dice"}, "DINO": {"ce", "bbox", "giou"}}
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_every_prediction_is_judged(architecture):
+    model = small_transformer(architecture).train()
+    losses = model([sample(), sample(seed=1, objects=3)])
+    layers = {"MaskDINO": ["", "_0", "_1", "_interm", "_dn", "_dn_0", "_dn_1"], "DINO": ["", "_0", "_interm", "_dn"]}
+    stages = [*layers[architecture], *(["_dn_0"] if architecture == "DINO" else [])]
+    assert set(losses) == {f"loss_{kind}{stage}" for kind in KINDS[architecture] for stage in stages}
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    untouched = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert untouched == []
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_the_first_loss_is_small_thanks_to_the_prior(architecture):
+    model = small_transformer(architecture).train()
+    losses = model([sample()])
+    assert 0.1 < losses["loss_ce"] < 20
+    if architecture == "MaskDINO":
+        without = small_transformer(architecture, "MODEL.MaskDINO.CLASS_PRIOR", False).train()
+        assert without([sample()])["loss_ce"] > 2 * losses["loss_ce"]
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+@pytest.mark.parametrize("case", ["nothing", "one_image_without", "more_than_denoising", "one_pixel"])
+def test_degenerate_batches_train(architecture, case):
+    batch = {
+        "nothing": [sample(objects=0), sample(objects=0, seed=1)],
+        "one_image_without": [sample(objects=0), sample(objects=2, seed=1)],
+        "more_than_denoising": [sample(objects=11), sample(objects=1, seed=1)],
+        "one_pixel": [sample(objects=3, side=1)],
+    }[case]
+    model = small_transformer(architecture).train()
+    losses = model(batch)
+    assert all(torch.isfinite(value) for value in losses.values())
+    denoised = sum(value.item() for name, value in losses.items() if "_dn" in name)
+    assert (denoised == 0) == (case == "nothing" or (case == "more_than_denoising" and architecture == "MaskDINO"))
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_more_objects_than_queries_are_an_assignment_of_the_queries(architecture):
+    model = small_transformer(architecture).train()
+    losses = model([sample(objects=20)])
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_a_pixel_that_is_not_a_number_is_said(architecture):
+    model = small_transformer(architecture).train()
+    broken = sample()
+    broken["image"] = broken["image"].float()
+    broken["image"][0, 0, 0] = torch.nan
+    with pytest.raises(FloatingPointError, match="training has diverged"):
+        model([broken])
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_results_are_detectron2s(architecture):
+    model = small_transformer(architecture, "TEST.DETECTIONS_PER_IMAGE", 7, "MODEL.DINO.NUM_SELECT", 7).eval()
+    first, second = sample((64, 96)), sample((48, 64), seed=1)
+    second |= {"height": 96, "width": 128}  # of the photograph
+    with torch.no_grad():
+        results = model([first, second])
+    for result, size in zip(results, ((64, 96), (96, 128)), strict=True):
+        instances = result["instances"]
+        assert instances.image_size == size
+        assert len(instances) == 7
+        assert set(instances.pred_classes.tolist()) <= set(range(CLASSES))
+        assert ((instances.scores >= 0) & (instances.scores <= 1)).all()
+        if architecture == "MaskDINO":
+            assert instances.pred_masks.shape == (7, *size)
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_draws_come_from_the_seed(architecture):
+    model = small_transformer(architecture).train()
+
+    def losses(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return torch.stack(list(model([sample(), sample(seed=1)]).values())).detach()
+
+    assert torch.equal(losses(1), losses(1))
+    assert not torch.equal(losses(1), losses(2))
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_the_order_of_objects_changes_no_matched_loss(architecture):
+    options = ["MODEL.MaskDINO.DN", "no", "MODEL.DINO.USE_DN", False]
+    model = small_transformer(architecture, *options).train()
+    one = sample(objects=4)
+    other = {**one, "instances": one["instances"][torch.tensor([2, 0, 3, 1])]}
+    torch.manual_seed(0)
+    first = model([one])
+    torch.manual_seed(0)
+    second = model([other])
+    for name, value in first.items():
+        if "mask" not in name and "dice" not in name:  # their random points are drawn for each pair
+            assert torch.allclose(second[name], value, atol=1e-5), name
+
+
+def test_what_lies_in_the_padding_reaches_no_token_of_the_image_and_no_query():
+    model = small_transformer("DINO").eval()
+    padding = torch.zeros(1, 96, 128, dtype=torch.bool)
+    padding[:, 64:] = padding[:, :, 64:] = True
+    features = [torch.randn(1, 32, 12 // 2**i, 16 // 2**i) for i in range(3)]
+    with torch.no_grad():
+        levels, paddings = model.project(features, padding)
+        changed = [torch.where(one[:, None], 50.0, level) for level, one in zip(levels, paddings, strict=True)]
+        found = [model.transformer.encode(each, paddings) for each in (levels, changed)]
+        real = ~found[0].padding
+        assert 0 < int(real.sum()) < real.numel()
+        assert not torch.equal(found[0].memory, found[1].memory)
+        assert torch.equal(found[0].memory[real], found[1].memory[real])
+        states = [model.transformer.decode(each, None)[0][-1] for each in found]
+    assert torch.equal(states[0], states[1])
+
+
+def test_target_boxes_are_shares_of_the_padded_image_unless_parity_is_asked_for():
+    samples = [sample((64, 64)), sample((96, 128), seed=1)]
+    for parity, side in ((False, (128, 96)), (True, (64, 64))):
+        model = small_transformer("MaskDINO", "MODEL.MaskDINO.PARITY", parity)
+        images = model.preprocess_image(samples)
+        target = model.targets([one["instances"] for one in samples], images)[0]
+        box = samples[0]["instances"].gt_boxes.tensor[0]
+        centre = (box[:2] + box[2:]) / 2 / torch.tensor(side)
+        assert torch.allclose(target.boxes[0, :2], centre)
+        assert target.masks.shape == (2, 96, 128)
+
+
+def test_five_levels_have_swapped_encodings_only_for_parity():
+    shapes = {}
+    for parity in (False, True):
+        options = ["MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS", 5, "MODEL.MaskDINO.PARITY", parity]
+        model = small_transformer("MaskDINO", *options).eval()
+        with torch.no_grad():
+            found = model.sem_seg_head.pixel_decoder(model.backbone(torch.zeros(1, 3, 128, 256)))
+        shapes[parity] = [tuple(one.shape[-2:]) for one in found.encodings]
+        assert [tuple(one.shape[-2:]) for one in found.inputs] == [(1, 2), (2, 4), (4, 8), (8, 16), (16, 32)]
+    assert shapes[False][:2] == [(1, 2), (2, 4)]
+    assert shapes[True][:2] == [(2, 4), (1, 2)]
+
+
+@pytest.mark.parametrize("order", ["low2high", "high2low"])
+def test_the_order_of_levels_is_the_one_asked_for(order):
+    model = small_transformer(
+        "MaskDINO", "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS", 4, "MODEL.SEM_SEG_HEAD.FEATURE_ORDER", order
+    ).eval()
+    with torch.no_grad():
+        found = model.sem_seg_head.pixel_decoder(model.backbone(torch.zeros(1, 3, 64, 64)))
+    sizes = [one.shape[-1] for one in found.levels]
+    assert sizes == sorted(sizes, reverse=order == "low2high")
+    assert found.mask_features.shape[-2:] == (16, 16)
+
+
+def test_boxes_alone_train_without_masks_and_missing_masks_are_said():
+    weights = ["MASK_WEIGHT", "DICE_WEIGHT", "COST_MASK_WEIGHT", "COST_DICE_WEIGHT"]
+    options = [one for key in weights for one in (f"MODEL.MaskDINO.{key}", 0.0)]
+    losses = small_transformer("MaskDINO", *options).train()([sample(masks=False)])
+    assert {name.split("_")[1] for name in losses} == {"ce", "bbox", "giou"}
+    with pytest.raises(ValueError, match=r"MODEL\.MaskDINO\.MASK_WEIGHT 0"):
+        small_transformer("MaskDINO").train()([sample(masks=False)])
+
+
+def test_semantic_and_panoptic_results():
+    semantic = ["MODEL.MaskDINO.TEST.SEMANTIC_ON", True, "MODEL.MaskDINO.TEST.INSTANCE_ON", False]
+    softmax = small_transformer("MaskDINO", *semantic, "MODEL.MaskDINO.SEMANTIC_CE_LOSS", True)
+    assert softmax.sem_seg_head.predictor.class_embed.out_features == CLASSES + 1
+    assert torch.isfinite(softmax.train()([sample()])["loss_ce"])
+    with torch.no_grad():
+        [result] = softmax.eval()([{**sample((64, 96)), "height": 32, "width": 48}])
+    assert set(result) == {"sem_seg"}
+    assert result["sem_seg"].shape == (CLASSES, 32, 48)
+    with pytest.raises(ValueError, match="for semantic segmentation alone"):
+        small_transformer("MaskDINO", "MODEL.MaskDINO.SEMANTIC_CE_LOSS", True)
+    with pytest.raises(ValueError, match=r"need DATASETS\.TRAIN"):
+        small_transformer("MaskDINO", "MODEL.MaskDINO.TEST.PANOPTIC_ON", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.MaskDINO.DN", "segs"], "unknown kind of denoising 'segs'"),
+        (["MODEL.MaskDINO.INITIALIZE_BOX_TYPE", "masks"], "unknown initialisation of boxes 'masks'"),
+        (["MODEL.MaskDINO.TWO_STAGE", False], "need two-stage query selection"),
+        (["MODEL.MaskDINO.INITIAL_PRED", False], "need the initial prediction"),
+        (["MODEL.MaskDINO.HIDDEN_DIM", 32], "must agree"),
+        (["MODEL.DEFORMABLE_ATTENTION", "fast"], "MODEL.DEFORMABLE_ATTENTION is 'fast'"),
+        (["MODEL.SEM_SEG_HEAD.FEATURE_ORDER", "up"], "unknown order of levels 'up'"),
+        (["MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS", 2], "2 levels for 3 features"),
+        (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 2], "exactly one feature must have the stride 2"),
+    ],
+)
+def test_choices_that_do_not_exist_or_go_together_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_transformer("MaskDINO", *options)
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_an_image_too_small_for_the_queries_is_said(architecture):
+    key = {"MaskDINO": "MODEL.MaskDINO.NUM_OBJECT_QUERIES", "DINO": "MODEL.DINO.NUM_OBJECT_QUERIES"}[architecture]
+    model = small_transformer(architecture, key, 200).eval()
+    with pytest.raises(ValueError, match="tokens and 200 queries"):
+        model([sample((64, 64))])
+
+
+def dotted(node: CfgNode, prefix: str = "") -> set[str]:
+    keys = set()
+    for key, value in node.items():
+        keys |= dotted(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key}
+    return keys
+
+
+def test_no_key_is_parsed_and_ignored(monkeypatch):
+    """Every key that ``add_maskdino_config`` adds is read when the models are built."""
+    plain, ours = get_cfg(), get_cfg()
+    add_maskdino_config(ours)
+    seen: set[str] = set()
+    original = yacs.config.CfgNode.__getattr__
+
+    def recording(node: CfgNode, name: str) -> object:
+        value = original(node, name)
+        path = f"{node.__dict__.get('_path', '')}{name}"
+        if isinstance(value, CfgNode):
+            value.__dict__["_path"] = f"{path}."
+        else:
+            seen.add(path)
+        return value
+
+    monkeypatch.setattr(yacs.config.CfgNode, "__getattr__", recording)
+    for architecture in BOTH:
+        small_transformer(architecture)
+    small_transformer("MaskDINO", "MODEL.MaskDINO.TEST.PANO_TRANSFORM_EVAL", True)
+    small_transformer("MaskDINO", "MODEL.MaskDINO.TEST.INSTANCE_ON", False)
+    new = dotted(ours) - dotted(plain)
+    assert len(new) > 60
+    assert sorted(new - seen) == []
+
+
+def test_registering_twice_changes_nothing():
+    register_detectors()
+    register_detectors()
+    assert {"MaskDINO", "DINO"} <= {name for name, _ in META_ARCH_REGISTRY}
+
+
+def test_the_loss_reaches_every_pixel_of_an_object():
+    """End to end: the detection losses have a gradient at the image, where the objects are and elsewhere."""
+    for architecture in BOTH:
+        model = small_transformer(architecture).train()
+        one = sample()
+        one["image"] = one["image"].float().requires_grad_(True)
+        sum(model([one]).values()).backward()
+        gradient = one["image"].grad
+        assert torch.isfinite(gradient).all()
+        share = (gradient.abs().amax(dim=0) > 0).float().mean()
+        assert share > 0.95, architecture
+
+
+def test_instances_without_objects_have_the_right_types():
+    empty = Instances((64, 64), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
+    model = small_transformer("DINO").train()
+    losses = model([{"image": sample()["image"], "instances": empty}])
+    assert losses["loss_bbox"] == 0
+    assert losses["loss_ce"] > 0
