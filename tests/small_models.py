@@ -58,3 +58,33 @@ MODELS = {
     "part_pooling_fg": ["MODEL.PART.HEAD.NAME", "part_pooling", "MODEL.PART.EXTRACTOR.LEVEL", "fg"],
 }
 """Every model of the main job, as configuration options."""
+
+_DETECTOR = [
+    *["MODEL.PART.BACKBONE.OUTPUT_STRIDE", "32", "INPUT.SIZE", "(64, 64)"],
+    *["MODEL.SEM_SEG_HEAD.CONVS_DIM", "64", "MODEL.SEM_SEG_HEAD.NORM", "GN", "MODEL.SEM_SEG_HEAD.MASK_DIM", "16"],
+    *["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD", "32"],
+    *["MODEL.MaskDINO.HIDDEN_DIM", "64", "MODEL.MaskDINO.DIM_FEEDFORWARD", "32", "MODEL.MaskDINO.DEC_LAYERS", "2"],
+    *["MODEL.MaskDINO.NUM_OBJECT_QUERIES", "10", "MODEL.MaskDINO.TRAIN_NUM_POINTS", "64", "MODEL.MaskDINO.DN_NUM", "9"],
+    *["MODEL.DINO.HIDDEN_DIM", "64", "MODEL.DINO.DIM_FEEDFORWARD", "32", "MODEL.DINO.DEC_LAYERS", "2"],
+    *["MODEL.DINO.ENC_LAYERS", "1", "MODEL.DINO.NUM_OBJECT_QUERIES", "10", "MODEL.DINO.NUM_FEATURE_LEVELS", "3"],
+    *["MODEL.DINO.DN_NUMBER", "2", "SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.0001"],
+]
+
+
+def _detector(extractor: str, head: str, *options: str) -> list[str]:
+    return [*_DETECTOR, "MODEL.PART.EXTRACTOR.NAME", extractor, "MODEL.PART.HEAD.NAME", head, *options]
+
+
+DETECTOR_MODELS = {
+    "dino_box_sequence": _detector("dino", "box_sequence"),
+    "dino_box_sequence_sorted": _detector("dino", "box_sequence", "MODEL.PART.HEAD.QUERY_ORDER", "sort"),
+    "dino_part_box": _detector("dino", "part_box"),
+    "dino_part_to_class": _detector("dino", "part_to_class"),
+    "dino_two_head": _detector("dino", "two_head"),
+    "maskdino_part_box": _detector("maskdino", "part_box"),
+    "maskdino_part_pooling": _detector("maskdino", "part_pooling"),
+    "maskdino_part_to_class": _detector("maskdino", "part_to_class", "MODEL.PART.HEAD.EVIDENCE", "detections"),
+    "maskdino_box_sequence": _detector("maskdino", "box_sequence", "MODEL.PART.HEAD.QUERY_SCORES", "sigmoid"),
+    "maskdino_part_box_object": _detector("maskdino", "part_box", "MODEL.PART.EXTRACTOR.LEVEL", "object"),
+}
+"""Models whose parts a detector finds, on images of 64 pixels."""

@@ -61,7 +61,8 @@ def _add_model(cfg: CfgNode) -> None:
     part.BACKBONE.OUTPUT_STRIDE = 16
 
     part.EXTRACTOR = CfgNode()
-    # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound, not attackable).
+    # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound, not attackable),
+    # "dino" (boxes; MODEL.DINO) or "maskdino" (boxes and masks; MODEL.MaskDINO and MODEL.SEM_SEG_HEAD).
     part.EXTRACTOR.NAME = "segmenter"
     # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together).
     part.EXTRACTOR.LEVEL = "part"
@@ -70,9 +71,15 @@ def _add_model(cfg: CfgNode) -> None:
     part.EXTRACTOR.SUPERVISION = "auto"
 
     part.HEAD = CfgNode()
-    # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class".
+    # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class", "box_sequence" (detectors).
     part.HEAD.NAME = "part_box"
-    part.HEAD.HIDDEN = 50  # units of the hidden layer of part_box and part_pooling
+    part.HEAD.HIDDEN = 50  # units of the hidden layer of part_box, part_pooling and box_sequence
+    # What part_box and part_to_class read: "masks", "detections", or "auto" (masks where the extractor gives them).
+    part.HEAD.EVIDENCE = "auto"
+    # box_sequence: "pool" (maximum and mean over the queries) or "sort" (the QUERIES with the largest scores in order)
+    part.HEAD.QUERY_ORDER = "pool"
+    part.HEAD.QUERIES = 50
+    part.HEAD.QUERY_SCORES = "softmax"  # box_sequence: "softmax" over the parts, or "sigmoid" of each
     part.HEAD.KEEP_BACKGROUND = True  # part_pooling: whether the background's mask reaches the head
     part.HEAD.POOL_SIZE = 4  # part_pooling: cells a side
     part.HEAD.POOL_NORM = False  # part_pooling: BatchNorm and ReLU on the pooled masks

@@ -18,7 +18,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 from part_dataset_files import forget_builtin_datasets
-from small_models import MODELS, SMALL
+from small_models import DETECTOR_MODELS, MODELS, SMALL
 
 from partbox.config import add_partbox_config
 from partbox.engine.checks import ConfigError
@@ -348,6 +348,7 @@ def test_no_key_is_parsed_and_ignored(run, reads, tmp_path):
     quick = [*SHORT, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.EMA.DECAY", "0.9"]
     for name in ("normal", "part_box", "part_pooling", "part_to_class"):
         run(*quick, *MODELS[name], "OUTPUT_DIR", tmp_path / name)
+    run(*quick, *DETECTOR_MODELS["dino_box_sequence_sorted"], "OUTPUT_DIR", tmp_path / "detector")
     mixed = ["ADVERSARY.OBJECTIVE", "mat", "ADVERSARY.BETA", "0.5", "ADVERSARY.GOAL", "both"]
     run(*quick, *MODELS["part_box"], *mixed, "OUTPUT_DIR", tmp_path / "mixed")
     assert sorted(own_keys() - reads) == []

@@ -16,6 +16,9 @@ from PIL import Image
 from .augmentations import training_augmentations
 from .part_json import PartDatasetError
 from .part_map import IGNORE, paint_part_map
+from .part_objects import part_instances
+
+DETECTORS = ("dino", "maskdino")  # extractors that learn from parts as objects
 
 
 class PartDatasetMapper:
@@ -26,7 +29,8 @@ class PartDatasetMapper:
 
     The result is a dict with ``image`` (3, H, W) uint8 RGB, ``part_map`` (H, W) int64 (0 = background, 1 + part,
     -1 = not labelled), ``label`` int, and the record's ``image_id``, ``file_name``, ``height``, ``width``,
-    ``part_labels``; test samples keep ``annotations`` for evaluators.
+    ``part_labels``; test samples keep ``annotations`` for evaluators. For detectors there is also ``instances``, the
+    labelled parts as objects, absent where the parts are not labelled.
 
     Args:
         size: (height, width) of the result in pixels.
@@ -34,6 +38,7 @@ class PartDatasetMapper:
             images that have masks, boxes of the others.
         augmentations: None = test.
         part_maps: whether part maps are wanted; without them no mask is decoded.
+        part_objects: whether ``instances`` are wanted.
     """
 
     image_format = "RGB"
@@ -45,6 +50,7 @@ class PartDatasetMapper:
         supervision: str,
         augmentations: list[T.Augmentation] | None,
         part_maps: bool = True,
+        part_objects: bool = False,
     ) -> None:
         self.size = size
         self.supervision = supervision
@@ -52,6 +58,7 @@ class PartDatasetMapper:
         resize = T.Resize(size, interp=Image.Resampling.BILINEAR)
         self.augmentations = T.AugmentationList(augmentations if augmentations is not None else [resize])
         self.part_maps = part_maps
+        self.part_objects = part_objects
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, is_train: bool, part_maps: bool = True) -> PartDatasetMapper:
@@ -72,6 +79,7 @@ class PartDatasetMapper:
             supervision=extractor.SUPERVISION if is_train else "auto",
             augmentations=steps,
             part_maps=part_maps and extractor.NAME != "none",
+            part_objects=is_train and extractor.NAME in DETECTORS,
         )
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +96,10 @@ class PartDatasetMapper:
         sample["image"] = torch.from_numpy(np.ascontiguousarray(found.image.transpose(2, 0, 1)))
         if self.part_maps:
             sample["part_map"] = self._part_map(record, transforms)
+        if self.part_objects:
+            instances = part_instances(record, transforms, self.size, self.supervision)
+            if instances is not None:
+                sample["instances"] = instances
         if not self.is_train:
             sample["annotations"] = copy.copy(record["annotations"])
         return sample

@@ -162,9 +162,12 @@ def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> 
     on_parts = [perturbation.name for perturbation in perturbations_of(cfg) if perturbation.on_parts]
     if on_parts and model.extractor is None:
         raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: this model has no parts, so {on_parts[0]} has nothing to attack")
+    if on_parts and model.extractor is not None and not model.extractor.gives_masks:
+        raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: {on_parts[0]} attacks part masks, and this model has none")
     aims_at_parts = cfg.ADVERSARY.GOAL != "class" or cfg.ADVERSARY.REGION != "all"
-    if training and model.extractor is None and cfg.ADVERSARY.OBJECTIVE != "clean" and aims_at_parts:
-        raise ConfigError("ADVERSARY.GOAL and ADVERSARY.REGION need a part model: leave them class and all")
+    no_masks = model.extractor is None or not model.extractor.gives_masks
+    if training and no_masks and cfg.ADVERSARY.OBJECTIVE != "clean" and aims_at_parts:
+        raise ConfigError("ADVERSARY.GOAL and ADVERSARY.REGION need a model with part masks: leave them class and all")
     if model.attackable:
         return
     if training and cfg.ADVERSARY.OBJECTIVE != "clean":

@@ -238,7 +238,9 @@ def _evaluators(model: PartClassifier, records: list[dict[str, Any]]) -> list[Da
     if model.extractor is None:
         return []
     names = {"part": model.part_names, "object": model.class_names, "fg": ("foreground",)}[model.level]
-    evaluators: list[DatasetEvaluator] = [PartSegmentationEvaluator(names, model.level_map)]
+    evaluators: list[DatasetEvaluator] = []
+    if model.extractor.gives_masks:
+        evaluators.append(PartSegmentationEvaluator(names, model.level_map))
     if model.level == "part":
         evaluators.append(PartBoxEvaluator(records, model.part_names))
     return evaluators

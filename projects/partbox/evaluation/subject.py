@@ -102,6 +102,8 @@ class ClassifierSubject:
         on_parts = [perturbation.name for perturbation in perturbations if perturbation.on_parts]
         if on_parts and self.model.extractor is None:
             raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
+        if on_parts and not self.model.extractor.gives_masks:
+            raise ValueError(f"{on_parts[0]} attacks part masks, and this model's extractor gives none")
         for perturbation in perturbations:
             goal = perturbation.settings.get("goal") if perturbation.on_parts else None
             if goal == "guided" and self.guides is None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
-from .extractors import Extractor, OracleExtractor, SegmenterExtractor
+from .extractors import DinoExtractor, Extractor, MaskDinoExtractor, OracleExtractor, SegmenterExtractor
 from .heads import (
+    BoxSequenceHead,
     EvidenceHead,
     FeatureHead,
     LinearHead,
@@ -35,6 +36,8 @@ EXTRACTORS: dict[str, Callable[[CfgNode, Shapes, int], Extractor] | None] = {
     "none": None,
     "segmenter": _segmenter,
     "oracle": _oracle,
+    "dino": DinoExtractor.from_config,
+    "maskdino": MaskDinoExtractor.from_config,
 }
 
 
@@ -72,6 +75,27 @@ def _channels(name: str, extractor: Extractor | None) -> int:
     return extractor.num_channels
 
 
+def _from_detections(cfg: CfgNode, name: str, extractor: Extractor | None) -> bool:
+    """Whether the head reads a detector's queries rather than masks (``MODEL.PART.HEAD.EVIDENCE``).
+
+    Raises:
+        ValueError: unknown, or something that the extractor does not give.
+    """
+    _channels(name, extractor)
+    assert extractor is not None
+    kind = cfg.MODEL.PART.HEAD.EVIDENCE
+    if kind == "auto":
+        return not extractor.gives_masks
+    given = {"masks": extractor.gives_masks, "detections": extractor.gives_detections}
+    _known("MODEL.PART.HEAD.EVIDENCE", kind, {"auto": True, **given})
+    if not given[kind]:
+        raise ValueError(
+            f"the head {name} is to read {kind} (MODEL.PART.HEAD.EVIDENCE), and the extractor "
+            f"{cfg.MODEL.PART.EXTRACTOR.NAME} gives none"
+        )
+    return bool(kind == "detections")
+
+
 def _part_box(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
     head = cfg.MODEL.PART.HEAD
     return PartBoxHead(
@@ -81,11 +105,29 @@ def _part_box(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head
         score=head.SCORE,
         normalized=head.NORMALIZED_BOXES,
         part_conv=head.PART_CONV,
+        from_detections=_from_detections(cfg, "part_box", extractor),
+    )
+
+
+def _box_sequence(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
+    channels, head = _channels("box_sequence", extractor), cfg.MODEL.PART.HEAD
+    if extractor is None or not extractor.gives_detections:
+        raise ValueError("the head box_sequence needs a detector: MODEL.PART.EXTRACTOR.NAME dino or maskdino")
+    return BoxSequenceHead(
+        channels,
+        len(cfg.MODEL.PART.CLASS_NAMES),
+        extractor.queries,
+        order=head.QUERY_ORDER,
+        scores=head.QUERY_SCORES,
+        hidden=head.HIDDEN,
+        kept=head.QUERIES,
     )
 
 
 def _part_pooling(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
     head = cfg.MODEL.PART.HEAD
+    if _from_detections(cfg, "part_pooling", extractor):
+        raise ValueError("the head part_pooling reads masks: use a segmenter or maskdino, or the head part_box")
     return PartPoolingHead(
         _channels("part_pooling", extractor),
         len(cfg.MODEL.PART.CLASS_NAMES),
@@ -108,6 +150,7 @@ def _part_to_class(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) ->
         channels_to_class(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS, len(part.CLASS_NAMES)),
         learned=part.HEAD.LEARNED,
         pixel_weight=part.HEAD.PIXEL_WEIGHT,
+        from_detections=_from_detections(cfg, "part_to_class", extractor),
     )
 
 
@@ -117,6 +160,7 @@ HEADS: dict[str, Callable[[CfgNode, Shapes, Extractor | None], Head]] = {
     "part_pooling": _part_pooling,
     "two_head": _two_head,
     "part_to_class": _part_to_class,
+    "box_sequence": _box_sequence,
 }
 
 

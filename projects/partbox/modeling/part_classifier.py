@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import build_backbone
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,7 +17,8 @@ from partbox.data.part_map import IGNORE
 
 from .build import build_extractor, build_head
 from .evidence import PartEvidence
-from .extractors import Extractor, ExtractorInputs
+from .extractors import Extractor, ExtractorInputs, PartObjects
+from .extractors.detector import detected_parts
 from .heads import EvidenceHead, FeatureHead
 from .levels import LevelMap
 from .losses import part_loss
@@ -44,10 +46,12 @@ class PartTargets:
     Attributes:
         labels: (B,) int64 class of each image.
         part_maps: (B, H, W) int64 part of each pixel, 0 = background, 1 + p = part p, -1 = not labelled.
+        objects: the parts of each image as objects, for detectors; None for an image whose parts are not labelled.
     """
 
     labels: Tensor
     part_maps: Tensor
+    objects: tuple[PartObjects | None, ...] = ()
 
 
 class PartClassifier(nn.Module):
@@ -160,19 +164,23 @@ class PartClassifier(nn.Module):
                     module.eval()
         return self
 
-    def run(self, images: Tensor, part_maps: Tensor | None = None, *, evidence_needed: bool = True) -> PartOutput:
+    def run(self, images: Tensor, targets: PartTargets | None = None, *, evidence_needed: bool = True) -> PartOutput:
         """One forward pass.
 
         Args:
             images: (B, 3, H, W) float RGB in [0, 1].
-            part_maps: (B, H, W) at part level, for the oracle extractor only.
+            targets: for the oracle extractor, and for detectors in training.
             evidence_needed: False skips the extractor where the label does not depend on it.
         """
         features = self.backbone((images - self.pixel_mean) / self.pixel_std)
         evidence = None
         if self.extractor is not None and (evidence_needed or self.label_needs_evidence):
-            maps = self.level_map(part_maps) if part_maps is not None and self.extractor.needs_part_maps else None
-            evidence = self.extractor(ExtractorInputs(features, images, maps))
+            maps = None
+            if targets is not None and self.extractor.needs_part_maps:
+                maps = self.level_map(targets.part_maps)
+            learns = evidence_needed and self.extractor.learns_objects
+            objects = targets.objects if targets is not None and learns else None
+            evidence = self.extractor(ExtractorInputs(features, images, maps, objects))
         if isinstance(self.head, EvidenceHead):
             assert evidence is not None  # the constructor refused an evidence head without extractor
             return PartOutput(self.head(evidence), evidence)
@@ -202,12 +210,12 @@ class PartClassifier(nn.Module):
         """The function images -> logits for this batch; with the oracle extractor it holds the batch's labels."""
         if self.attackable:
             return self.logits
-        part_maps = self.targets_of(batch).part_maps
-        return lambda images: self.run(images, part_maps, evidence_needed=False).logits
+        targets = self.targets_of(batch)
+        return lambda images: self.run(images, targets, evidence_needed=False).logits
 
     def losses(self, images: Tensor, targets: PartTargets) -> dict[str, Tensor]:
         """The two weighted terms of the training loss, ``loss_class`` and (with an extractor) ``loss_part``."""
-        output = self.run(images, targets.part_maps)
+        output = self.run(images, targets)
         classification = self.classification_loss(output.logits, targets)
         return {"loss_class": (1 - self.part_loss_weight) * classification, **self.part_losses(output, targets)}
 
@@ -219,9 +227,11 @@ class PartClassifier(nn.Module):
         """The weighted part term as ``loss_part``; nothing without an extractor."""
         if output.evidence is None:
             return {}
-        part = part_loss(
-            output.evidence.mask_logits, self.level_map(targets.part_maps), at_image_size=self.part_loss_at_image_size
-        )
+        if self.extractor is not None and self.extractor.learns_objects:
+            part = self.extractor.loss(output.evidence, targets.objects)
+        else:
+            maps = self.level_map(targets.part_maps)
+            part = part_loss(output.evidence.mask_logits, maps, at_image_size=self.part_loss_at_image_size)
         return {"loss_part": self.part_loss_weight * part}
 
     def images_of(self, batch: Sequence[dict[str, Any]]) -> Tensor:
@@ -242,7 +252,22 @@ class PartClassifier(nn.Module):
             sample.get("part_map", torch.full(sample["image"].shape[-2:], IGNORE, dtype=torch.int64))
             for sample in batch
         ]
-        return PartTargets(labels, torch.stack(maps).to(self.device))
+        objects: tuple[PartObjects | None, ...] = ()
+        if self.extractor is not None and self.extractor.learns_objects:
+            objects = tuple(self._objects(sample.get("instances")) for sample in batch)
+        return PartTargets(labels, torch.stack(maps).to(self.device), objects)
+
+    def _objects(self, instances: Instances | None) -> PartObjects | None:
+        """The labelled parts (boxes XYXY in pixels, classes at part level) of an image; None stays None."""
+        if instances is None:
+            return None
+        height, width = instances.image_size
+        boxes = instances.gt_boxes.tensor
+        share = boxes.new_tensor([width, height, width, height])
+        centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1) / share
+        masks = instances.gt_masks.tensor.to(self.device) if instances.has("gt_masks") else None
+        channels = self.level_map(instances.gt_classes + 1) - 1
+        return PartObjects(channels.to(self.device), centred.to(self.device), masks)
 
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Any]]:
         """Training: losses by name. Inference: one prediction an image.
@@ -252,8 +277,8 @@ class PartClassifier(nn.Module):
                 parts are labelled, ``part_map`` (H, W).
 
         Returns:
-            Predictions hold ``label`` (int), ``probabilities`` (K,) and, with an extractor, ``part_probabilities``
-            (1 + P, h, w) at the evidence's resolution.
+            Predictions hold ``label`` (int), ``probabilities`` (K,) and, after the extractor, ``part_probabilities``
+            (1 + P, h, w) at the evidence's resolution and ``instances``, parts in pixels of the image.
         """
         images = self.images_of(batched_inputs)
         if self.training:
@@ -262,10 +287,8 @@ class PartClassifier(nn.Module):
 
     def predict_batch(self, images: Tensor, batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Predictions on ``images`` (B, 3, H, W) in [0, 1], which stand for the images of ``batch``."""
-        maps = None
-        if self.extractor is not None and self.extractor.needs_part_maps:
-            maps = self.targets_of(batch).part_maps
-        return self.predictions(self.run(images, maps))
+        needed = self.extractor is not None and self.extractor.needs_part_maps
+        return self.predictions(self.run(images, self.targets_of(batch) if needed else None))
 
     @staticmethod
     def predictions(output: PartOutput) -> list[dict[str, Any]]:
@@ -275,9 +298,12 @@ class PartClassifier(nn.Module):
         predictions: list[dict[str, Any]] = [
             {"label": label, "probabilities": row} for label, row in zip(labels, probabilities, strict=True)
         ]
-        if output.evidence is not None:
+        if output.evidence is not None and output.evidence.has_masks:
             for prediction, masks in zip(predictions, output.evidence.masks, strict=True):
                 prediction["part_probabilities"] = masks
+        if output.evidence is not None and output.evidence.has_detections:
+            for prediction, instances in zip(predictions, detected_parts(output.evidence), strict=True):
+                prediction["instances"] = instances
         return predictions
 
 

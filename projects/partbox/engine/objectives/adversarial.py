@@ -157,8 +157,8 @@ class TwoBranchObjective(AdversarialObjective):
     def losses(
         self, model: PartClassifier, images: Tensor, adversarial: Tensor, targets: PartTargets
     ) -> dict[str, Tensor]:
-        clean = model.run(images, targets.part_maps, evidence_needed=False).logits
-        output = model.run(adversarial, targets.part_maps)
+        clean = model.run(images, targets, evidence_needed=False).logits
+        output = model.run(adversarial, targets)
         first, second = self.class_losses(model, clean, output.logits, targets)
         weight = 1 - model.part_loss_weight
         return {"loss_class": weight * first, "loss_robust": weight * second, **model.part_losses(output, targets)}

@@ -1,7 +1,17 @@
 """Part extractors: features and images -> part evidence."""
 
-from .base import Extractor, ExtractorInputs
+from .base import Extractor, ExtractorInputs, PartObjects
+from .detector import DetectorExtractor, DinoExtractor, MaskDinoExtractor
 from .oracle import OracleExtractor
 from .segmenter import SegmenterExtractor
 
-__all__ = ["Extractor", "ExtractorInputs", "OracleExtractor", "SegmenterExtractor"]
+__all__ = [
+    "DetectorExtractor",
+    "DinoExtractor",
+    "Extractor",
+    "ExtractorInputs",
+    "MaskDinoExtractor",
+    "OracleExtractor",
+    "PartObjects",
+    "SegmenterExtractor",
+]

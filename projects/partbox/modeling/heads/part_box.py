@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..evidence import PartEvidence
 from .base import EvidenceHead
+from .detection_features import detected_boxes, detected_scores
 
 TINY = 1e-6  # keeps the moments of an absent part, and the square root's gradient, finite
 
@@ -61,6 +62,7 @@ class PartBoxHead(EvidenceHead):
         score: whether the score is a feature.
         normalized: centres in [-1, 1] and spreads as 2 x share of the side; else both in pixels of the image.
         part_conv: mix each part's features by one Conv1d(features, 10, 1) shared over the parts.
+        from_detections: boxes and scores of a detector's queries instead of masks.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class PartBoxHead(EvidenceHead):
         score: bool = True,
         normalized: bool = True,
         part_conv: bool = False,
+        from_detections: bool = False,
     ) -> None:
         super().__init__()
+        self.from_detections = from_detections
         self.score = score
         self.normalized = normalized
         per_part = 4 + int(score)
@@ -89,13 +93,16 @@ class PartBoxHead(EvidenceHead):
 
     def part_features(self, evidence: PartEvidence) -> Tensor:
         """(B, P, 4 or 5)."""
-        boxes = soft_boxes(evidence)
+        if self.from_detections:
+            boxes, scores = detected_boxes(evidence.detections), detected_scores(evidence.detections)
+        else:
+            boxes, scores = soft_boxes(evidence), part_scores(evidence)
         if self.normalized:
             boxes = torch.cat([boxes[..., :2] * 2 - 1, boxes[..., 2:] * 2], dim=-1)
         else:
             height, width = evidence.image_size
             boxes = boxes * boxes.new_tensor([width, height, width, height])
-        return torch.cat([part_scores(evidence)[..., None], boxes], dim=-1) if self.score else boxes
+        return torch.cat([scores[..., None], boxes], dim=-1) if self.score else boxes
 
     def forward(self, evidence: PartEvidence) -> Tensor:
         features = self.part_features(evidence)

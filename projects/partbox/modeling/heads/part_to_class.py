@@ -9,16 +9,18 @@ from torch import Tensor, nn
 
 from ..evidence import PartEvidence
 from .base import EvidenceHead
+from .detection_features import detected_scores
 
 PixelWeight = Literal["uniform", "foreground"]
 
 
 class PartToClassHead(EvidenceHead):
-    """Mean over the pixels of (part mask logits x part-to-class matrix).
+    """Mean over the pixels of (part mask logits x part-to-class matrix); or the detector's logits x matrix.
 
     Args:
         matrix: (P, K), each row sums to 1: the class that a part votes for. Row p belongs to mask channel 1 + p.
         learned: make the matrix a parameter that starts at these values; else the head has no parameters.
+        from_detections: votes of a detector's queries instead of masks.
         pixel_weight: ``uniform``, or ``foreground`` = sigmoid(sum of the parts' logits - background logit).
 
     Raises:
@@ -27,8 +29,16 @@ class PartToClassHead(EvidenceHead):
 
     matrix: Tensor
 
-    def __init__(self, matrix: Tensor, *, learned: bool = False, pixel_weight: PixelWeight = "uniform") -> None:
+    def __init__(
+        self,
+        matrix: Tensor,
+        *,
+        learned: bool = False,
+        pixel_weight: PixelWeight = "uniform",
+        from_detections: bool = False,
+    ) -> None:
         super().__init__()
+        self.from_detections = from_detections
         if matrix.dim() != 2 or not torch.allclose(matrix.sum(dim=1), matrix.new_ones(len(matrix))):
             raise ValueError("every row of the part-to-class matrix (P, K) must sum to 1")
         if pixel_weight not in ("uniform", "foreground"):
@@ -40,6 +50,8 @@ class PartToClassHead(EvidenceHead):
             self.register_buffer("matrix", matrix.clone())
 
     def forward(self, evidence: PartEvidence) -> Tensor:
+        if self.from_detections:
+            return detected_scores(evidence.detections) @ self.matrix
         background, parts = evidence.mask_logits[:, :1], evidence.mask_logits[:, 1:]
         if self.pixel_weight == "foreground":
             weight = torch.sigmoid(parts.sum(dim=1, keepdim=True) - background).clamp_min(1e-6)

@@ -1,0 +1,244 @@
+"""DINO and Mask DINO as part extractors: evidence, heads, losses, and the way of a gradient to the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from detectron2.data import transforms as T
+from small_models import DETECTOR_MODELS, small_config
+from torch import Tensor
+
+from partbox.attacks import PGD, ThreatModel, attack_mode
+from partbox.data.mapper import PartDatasetMapper
+from partbox.data.part_objects import part_instances
+from partbox.engine.build import build_classifier, check_attackable
+from partbox.engine.checks import ConfigError
+from partbox.modeling.evidence import PartDetections, PartEvidence
+from partbox.modeling.extractors.detector import masks_of_queries
+from partbox.modeling.heads.box_sequence import BoxSequenceHead
+from partbox.modeling.heads.detection_features import detected_boxes, detected_scores
+from partbox.modeling.heads.part_box import PartBoxHead
+from partbox.modeling.heads.part_to_class import PartToClassHead
+
+
+@pytest.fixture
+def setting(example_dataset):
+    """A model and a training batch, by name."""
+
+    def make(name: str, *options: str, count: int = 4):
+        cfg = small_config(example_dataset, *DETECTOR_MODELS[name], *options)
+        torch.manual_seed(0)
+        mapper = PartDatasetMapper.from_config(cfg, is_train=True)
+        return build_classifier(cfg), [mapper(record) for record in example_dataset.records[:count]]
+
+    return make
+
+
+@pytest.mark.parametrize("name", DETECTOR_MODELS)
+def test_class_and_detection_losses_train_everything_together(setting, name):
+    model, batch = setting(name)
+    losses = model.train()(batch)
+    assert set(losses) == {"loss_class", "loss_part"}
+    assert all(torch.isfinite(value) and value > 0 for value in losses.values())
+    sum(losses.values()).backward()
+    idle = [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    # the mask head learns from masks or from the head that reads them
+    assert idle == [], name
+
+
+@pytest.mark.parametrize("name", DETECTOR_MODELS)
+def test_attacks_reach_the_image_through_the_detector(setting, name):
+    model, batch = setting(name)
+    images = model.images_of(batch)
+    labels = model.eval().logits(images).argmax(dim=1)  # so that nobody is wrong from the start
+    leaf = images.clone().requires_grad_(True)
+    torch.nn.functional.cross_entropy(model.logits(leaf), labels).backward()
+    assert torch.isfinite(leaf.grad).all()
+    touched = (leaf.grad.abs().amax(dim=1) > 0).float()
+    on_parts = torch.stack([sample["part_map"] > 0 for sample in batch]).float()
+    assert (touched * on_parts).sum() / on_parts.sum() > 0.95
+    assert touched.mean() > 0.9
+    with attack_mode(model):
+        found = PGD(ThreatModel("linf", 32 / 255), 5)(model.logits, images, labels, seed=0)
+    moved = model.logits(found.images) - model.logits(images)
+    assert moved.abs().max() > 1e-4
+    assert not found.zero_gradient.any()
+
+
+@pytest.mark.parametrize("name", ["dino_box_sequence", "maskdino_part_box"])
+def test_images_without_part_labels_teach_the_class_only(setting, name):
+    model, batch = setting(name, count=3)
+    unlabelled = {key: value for key, value in batch[2].items() if key != "instances"}
+    model.train()
+    targets = model.targets_of([*batch[:2], unlabelled])
+    assert targets.objects[2] is None
+
+    def part_loss(samples: list) -> Tensor:
+        torch.manual_seed(3)
+        return model.losses(model.images_of(samples), model.targets_of(samples))["loss_part"]
+
+    # batch statistics of the backbone would differ; the loss must not
+    for module in model.backbone.modules():
+        module.eval()
+    assert torch.allclose(part_loss([*batch[:2], unlabelled]), part_loss(batch[:2]), atol=1e-3)
+    assert part_loss([unlabelled, unlabelled]) == 0
+    assert part_loss([*batch[:2], batch[2]]) != part_loss(batch[:2])
+
+
+def test_box_supervision_leaves_the_masks_alone(setting):
+    model, batch = setting("maskdino_part_box", "MODEL.PART.EXTRACTOR.SUPERVISION", "box")
+    assert not batch[0]["instances"].has("gt_masks")
+    assert set(model.extractor.criterion.settings.weights) == {"ce", "bbox", "giou"}
+    assert torch.isfinite(model.train()(batch)["loss_part"])
+
+
+def detections(queries: int = 6, parts: int = 3, seed: int = 0) -> PartDetections:
+    generator = torch.Generator().manual_seed(seed)
+    return PartDetections(
+        torch.randn(2, queries, parts, generator=generator) * 3, torch.rand(2, queries, 4, generator=generator)
+    )
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        BoxSequenceHead(3, 4, 6),
+        BoxSequenceHead(3, 4, 6, order="sort", kept=4),
+        BoxSequenceHead(3, 4, 6, scores="sigmoid"),
+        PartBoxHead(3, 4, from_detections=True),
+        PartToClassHead(torch.eye(3), from_detections=True),
+    ],
+    ids=["pool", "sort", "sigmoid", "part_box", "part_to_class"],
+)
+def test_the_order_of_queries_carries_no_information(head):
+    head.eval()
+    found = detections()
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    other = PartDetections(found.logits[:, order], found.boxes[:, order])
+    one, two = (head(PartEvidence(None, (32, 32), each)) for each in (found, other))
+    assert torch.allclose(one, two, atol=1e-5)
+    assert one.std() > 0
+
+
+def test_the_softmax_is_over_the_parts_and_not_over_the_queries():
+    head = BoxSequenceHead(3, 4, 6, order="sort", kept=6)
+    seen = []
+    head.classifier = torch.nn.Identity()
+    seen = head(PartEvidence(None, (32, 32), detections())).view(2, 6, 7)
+    assert torch.allclose(seen[..., :3].sum(dim=-1), torch.ones(2, 6))
+    assert not torch.allclose(seen[..., :3].sum(dim=1), torch.ones(2, 3))
+    best = detections().logits.amax(dim=-1).sort(dim=1, descending=True).values
+    assert (best.diff(dim=1) <= 0).all()
+
+
+def test_weighted_boxes_are_the_moments_of_the_boxes():
+    sure = torch.full((1, 3, 2), -20.0)
+    sure[0, 1, 0], sure[0, 2, 1] = 20.0, 20.0
+    boxes = torch.tensor([[[0.1, 0.1, 0.1, 0.1], [0.4, 0.6, 0.2, 0.4], [0.7, 0.3, 0.5, 0.1]]])
+    found = detected_boxes(PartDetections(sure, boxes))[0]
+    assert torch.allclose(found[0, :2], boxes[0, 1, :2], atol=1e-4)
+    assert torch.allclose(found[0, 2:], boxes[0, 1, 2:] / 12**0.5, atol=2e-3)
+    assert torch.allclose(found[1, :2], boxes[0, 2, :2], atol=1e-4)
+    assert torch.allclose(detected_scores(PartDetections(sure, boxes)), torch.full((1, 2), 20.0), atol=1e-3)
+    # two equally sure queries: points drawn from both boxes
+    twice = torch.zeros(1, 2, 1)
+    both = torch.tensor([[[0.2, 0.5, 0.2, 0.2], [0.8, 0.5, 0.4, 0.2]]])
+    points = torch.cat([0.2 + (torch.rand(200_000) - 0.5) * 0.2, 0.8 + (torch.rand(200_000) - 0.5) * 0.4])
+    mean, spread = detected_boxes(PartDetections(twice, both))[0, 0, [0, 2]]
+    assert abs(mean - points.mean()) < 2e-3
+    assert abs(spread - points.std()) < 2e-3
+
+
+def test_masks_of_queries_are_where_sure_queries_are():
+    logits = torch.full((1, 3, 2), -12.0)
+    logits[0, 0, 0], logits[0, 1, 1] = 12.0, 12.0
+    masks = torch.full((1, 3, 4, 4), -12.0)
+    masks[0, 0, :2], masks[0, 1, 2:, :2], masks[0, 2] = 12.0, 12.0, 12.0  # the third query names nothing
+    evidence = PartEvidence(masks_of_queries(logits, masks), (16, 16))
+    probability = evidence.masks[0]
+    assert torch.allclose(probability.sum(dim=0), torch.ones(4, 4))
+    assert (probability[1, :2] > 0.97).all()
+    assert (probability[2, 2:, :2] > 0.97).all()
+    assert (probability[0, 2:, 2:] > 0.99).all()
+
+
+def test_evidence_that_is_not_there_is_an_error():
+    boxes = PartEvidence(None, (32, 32), detections())
+    masks = PartEvidence(torch.zeros(2, 3, 4, 4), (32, 32))
+    assert (boxes.has_masks, boxes.has_detections, masks.has_masks, masks.has_detections) == (False, True, True, False)
+    with pytest.raises(ValueError, match="boxes and no masks"):
+        _ = boxes.mask_logits
+    with pytest.raises(ValueError, match="masks and no detections"):
+        _ = masks.detections
+    with pytest.raises(ValueError, match="masks, detections, or both"):
+        PartEvidence(None, (32, 32))
+    with pytest.raises(ValueError, match="logits \\(B, Q, P\\)"):
+        PartDetections(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.PART.HEAD.NAME", "part_pooling"], "part_pooling reads masks"),
+        (["MODEL.PART.HEAD.EVIDENCE", "masks", "MODEL.PART.HEAD.NAME", "part_box"], "extractor dino gives none"),
+        (["MODEL.PART.HEAD.EVIDENCE", "boxes", "MODEL.PART.HEAD.NAME", "part_box"], "unknown MODEL.PART.HEAD.EVIDENCE"),
+        (["MODEL.PART.HEAD.QUERY_ORDER", "given"], "unknown order of queries"),
+        (["MODEL.PART.HEAD.QUERY_SCORES", "sum"], "unknown kind of scores"),
+        (["MODEL.PART.EXTRACTOR.NAME", "segmenter", "MODEL.SEM_SEG_HEAD.NORM", "BN"], "box_sequence needs a detector"),
+        (["MODEL.DINO.IN_FEATURES", "['res3', 'res6']"], "res6 means stride 64"),
+    ],
+)
+def test_heads_and_extractors_that_do_not_fit_are_refused(example_dataset, options, message):
+    cfg = small_config(example_dataset, *DETECTOR_MODELS["dino_box_sequence"], *options)
+    with pytest.raises(ConfigError, match=message):
+        build_classifier(cfg)
+
+
+def test_attacks_on_masks_are_refused_where_there_are_none(example_dataset):
+    attack = ["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'parts', 'eps': '4/255'}]"]
+    cfg = small_config(example_dataset, *DETECTOR_MODELS["dino_part_box"], *attack)
+    with pytest.raises(ConfigError, match="attacks part masks, and this model has none"):
+        check_attackable(cfg, build_classifier(cfg), training=False)
+    goal = ["ADVERSARY.OBJECTIVE", "pgd", "ADVERSARY.GOAL", "parts"]
+    cfg = small_config(example_dataset, *DETECTOR_MODELS["dino_part_box"], *goal)
+    with pytest.raises(ConfigError, match="need a model with part masks"):
+        check_attackable(cfg, build_classifier(cfg), training=True)
+
+
+def test_predictions_carry_the_detections_in_pixels(setting):
+    model, batch = setting("maskdino_part_box")
+    with torch.no_grad():
+        [first, *_] = model.eval()(batch)
+    instances = first["instances"]
+    assert instances.image_size == (64, 64)
+    assert len(instances) == 100
+    assert first["part_probabilities"].shape == (1 + len(model.part_names), 16, 16)
+    assert instances.pred_boxes.tensor.abs().max() > 2  # pixels, not shares
+
+
+def test_objects_follow_the_image_through_its_transforms(example_dataset):
+    record = example_dataset.records[0]
+    size = (record["height"], record["width"])
+    plain = part_instances(record, T.NoOpTransform(), size, "auto")
+    assert len(plain) == len(record["annotations"])
+    for mask, box in zip(plain.gt_masks.tensor, plain.gt_boxes.tensor, strict=True):
+        rows, columns = mask.nonzero(as_tuple=True)
+        corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert box.tolist() == [float(corner) for corner in corners]
+    flipped = part_instances(record, T.HFlipTransform(size[1]), size, "auto")
+    assert torch.equal(flipped.gt_masks.tensor, plain.gt_masks.tensor.flip(2))
+    assert torch.equal(flipped.gt_boxes.tensor[:, 0], size[1] - plain.gt_boxes.tensor[:, 2])
+    boxes = part_instances(record, T.HFlipTransform(size[1]), size, "box")
+    assert not boxes.has("gt_masks")
+    # annotated boxes of masks are as tight as the masks
+    assert (boxes.gt_boxes.tensor - flipped.gt_boxes.tensor).abs().max() <= 1.0
+    left = part_instances(record, T.CropTransform(0, 0, size[1] // 2, size[0]), (size[0], size[1] // 2), "auto")
+    inside = plain.gt_masks.tensor[:, :, : size[1] // 2].flatten(1).any(dim=1)
+    assert left.gt_classes.tolist() == plain.gt_classes[inside].tolist()
+    assert part_instances({**record, "part_labels": "none"}, T.NoOpTransform(), size, "auto") is None
+    assert part_instances({**record, "part_labels": "box"}, T.NoOpTransform(), size, "mask") is None
+    stripped = [{key: value for key, value in part.items() if key != "segmentation"} for part in record["annotations"]]
+    filled = part_instances({**record, "part_labels": "box", "annotations": stripped}, T.NoOpTransform(), size, "auto")
+    areas = filled.gt_masks.tensor.flatten(1).sum(dim=1)
+    sides = filled.gt_boxes.tensor[:, 2:] - filled.gt_boxes.tensor[:, :2]
+    assert torch.equal(areas.float(), sides.prod(dim=1))
