@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +27,8 @@ from maskdino_ext.structures import Outputs, Predictions, Target
 
 from ..evidence import PartDetections, PartEvidence
 from .base import Extractor, ExtractorInputs, PartObjects
+
+logger = logging.getLogger(__name__)
 
 TINY = 1e-6
 CERTAINTY = 4.0  # a pixel that one sure query claims shows its part with 1 - exp(-4) = 98 %
@@ -176,7 +179,7 @@ class MaskDinoExtractor(DetectorExtractor):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec], num_channels: int) -> MaskDinoExtractor:
-        """Without mask terms under ``MODEL.PART.EXTRACTOR.SUPERVISION box``.
+        """Under ``MODEL.PART.EXTRACTOR.SUPERVISION box`` without mask terms, and without initial boxes from masks.
 
         Raises:
             ValueError: no feature of a stride that the detector reads, or choices that do not go together.
@@ -187,6 +190,8 @@ class MaskDinoExtractor(DetectorExtractor):
         node = complete.MODEL.MaskDINO
         if cfg.MODEL.PART.EXTRACTOR.SUPERVISION == "box":
             node.MASK_WEIGHT = node.DICE_WEIGHT = node.COST_MASK_WEIGHT = node.COST_DICE_WEIGHT = 0.0
+            node.INITIALIZE_BOX_TYPE = "no"
+            logger.info("Mask DINO learns from boxes alone: no mask terms, no initial boxes from masks")
         names = pyramid(shapes)
         key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
         _check_features(key, complete.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, names, shapes)
