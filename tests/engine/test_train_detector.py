@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 from part_dataset_files import forget_builtin_datasets
-from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR
+from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR, SMALL_TRANSFORMER, TRANSFORMERS
 
 from partbox.attacks import ThreatModel
 from partbox.engine.checkpoint import CheckpointError
@@ -42,16 +42,16 @@ def run(example_root, monkeypatch):
     forget_builtin_datasets()
 
 
-@pytest.mark.parametrize("name", [*DETECTORS, SEGMENTER])
+@pytest.mark.parametrize("name", [*DETECTORS, *TRANSFORMERS, SEGMENTER])
 def test_every_configuration_trains_and_is_evaluated(run, tmp_path, name):
-    extra = ANCHORS if name == "retinanet" else []
+    extra = ANCHORS if name == "retinanet" else SMALL_TRANSFORMER if name in TRANSFORMERS else []
     run(name, *SHORT, *extra, "OUTPUT_DIR", tmp_path / "run")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     entries = results["results"]["by_perturbation"]
     assert len(entries) == 5
     for entry in entries.values():
         assert ("sem_seg" in entry) == (name == SEGMENTER)
-        assert ("segm" in entry) == (name == "mask_rcnn")
+        assert ("segm" in entry) == (name in ("mask_rcnn", "maskdino"))
         assert entry["images"] == 3
     lines = (tmp_path / "run" / "metrics.json").read_text().splitlines()
     assert json.loads(lines[-1])["iteration"] == 3
@@ -174,4 +174,4 @@ def test_free_training_moves_each_batch_up_its_own_gradient_within_eps():
 
 def test_every_configuration_of_a_detector_is_tried_here():
     files = {path.stem for path in (REPOSITORY / "configs/car_parts").glob("*.yaml")}
-    assert files == {*DETECTORS, SEGMENTER, "base"}
+    assert files == {*DETECTORS, *TRANSFORMERS, SEGMENTER, "base"}
