@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_models import small_config
+from small_models import DETECTOR_MODELS, small_config
 
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config
@@ -21,6 +21,9 @@ KNOWN = [
     "part-2heads_e-semi",
     "part-sim-learn_mask-semi",
     "part-pixel-logits_mask",
+    "part-seq-semi",
+    "part-seq-pool-sig-semi",
+    "part-2heads-semi",
     "object-wbbox-semi",
     "object-pooling-4-semi",
     "object-sim-semi",
@@ -38,7 +41,8 @@ def test_known_names_build_a_model_and_every_key_is_obeyed(example_dataset, name
             node = node[step]
         assert node == value
     options = [str(item) for pair in keys.items() for item in pair]
-    build_classifier(small_config(example_dataset, *options))
+    small = DETECTOR_MODELS["dino_box_sequence"] if keys.get("MODEL.PART.EXTRACTOR.NAME") == "dino" else []
+    build_classifier(small_config(example_dataset, *small, *options))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +58,8 @@ def test_known_names_build_a_model_and_every_key_is_obeyed(example_dataset, name
         ("", "", "known here"),
         ("part-wbbox--semi", "", "known here"),
         ("Part-wbbox", "Part", "part"),
-        ("part-seq-semi", "seq", "not supported yet"),
+        ("part-seq-conv1d", "conv1d", "known here"),
+        ("part-bbox-semi", "bbox", "use seq"),
         ("group-wbbox", "group", "meta-parts"),
         ("part-wbbox-hard", "hard", "blind"),
     ],

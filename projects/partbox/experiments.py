@@ -26,6 +26,15 @@ MODELS: Mapping[str, Keys] = {
     },
     "pooling": {f"{HEAD}NAME": "part_pooling", f"{HEAD}KEEP_BACKGROUND": True, f"{HEAD}POOL_NORM": False},
     "2heads_e": {f"{HEAD}NAME": "two_head"},
+    "2heads": {f"{EXTRACTOR}NAME": "dino", f"{HEAD}NAME": "two_head"},
+    # The original reads queries in the detector's own order, which means nothing; here they are sorted or pooled.
+    "seq": {
+        f"{EXTRACTOR}NAME": "dino",
+        f"{HEAD}NAME": "box_sequence",
+        f"{HEAD}QUERY_ORDER": "sort",
+        f"{HEAD}QUERY_SCORES": "softmax",
+        f"{HEAD}HIDDEN": 64,
+    },
     "sim": {f"{HEAD}NAME": "part_to_class", f"{HEAD}LEARNED": False, f"{HEAD}PIXEL_WEIGHT": "uniform"},
     "pixel": {f"{HEAD}NAME": "part_to_class", f"{HEAD}LEARNED": False, f"{HEAD}PIXEL_WEIGHT": "uniform"},
 }
@@ -39,6 +48,12 @@ OPTIONS: Mapping[str, Mapping[str, Keys]] = {
     },
     "pooling": {"no_bg": NO_BACKGROUND, "nobg": NO_BACKGROUND, "bn": {f"{HEAD}POOL_NORM": True}},
     "2heads_e": {},
+    "2heads": {},
+    "seq": {
+        "sort_dino_outputs": {f"{HEAD}QUERY_ORDER": "sort"},
+        "pool": {f"{HEAD}QUERY_ORDER": "pool"},
+        "sig": {f"{HEAD}QUERY_SCORES": "sigmoid"},
+    },
     "sim": {"learn_mask": {f"{HEAD}LEARNED": True}},
     "pixel": {"logits_mask": {f"{HEAD}PIXEL_WEIGHT": "foreground"}},
 }
@@ -58,10 +73,8 @@ KNOWN_ELSEWHERE = {
     "groundtruth": "use MODEL.PART.EXTRACTOR.NAME oracle for the true parts",
     "fc": "the fully connected mask head is not supported",
     "2heads_d": "two heads on the decoder are not supported; 2heads_e has them on the encoder",
-    "2heads": "detector models are not supported yet",
-    "bbox": "detector models are not supported yet",
-    "bbox_2heads_d": "detector models are not supported yet",
-    "seq": "detector models are not supported yet",
+    "bbox": "its softmax over the queries and their fixed order are a mistake; use seq",
+    "bbox_2heads_d": "use 2heads",
     "hard": "hard masks have no gradient, so attacks on them would be blind",
     "detach": "detached masks have no gradient, so attacks on them would be blind",
     "softmax_mask": "use logits_mask",
@@ -85,7 +98,8 @@ def experiment_config(name: str) -> Keys:
     """Configuration keys, dotted, that an experiment name stands for.
 
     ``normal`` is the plain classifier. ``part``, ``object`` or ``fg`` is the part level, followed by a model
-    (``wbbox``, ``pooling-<k>``, ``2heads_e``, ``sim``, ``pixel``) and its options; ``semi`` adds the part term.
+    (``wbbox``, ``pooling-<k>``, ``2heads_e``, ``sim``, ``pixel``; on DINO ``seq``, ``2heads``) and its options;
+    ``semi`` adds the part term.
 
     Raises:
         ExperimentError: a token that is unknown, repeated, of another model, or not supported.
