@@ -11,7 +11,9 @@ from partbox.attacks import parse_eps
 from partbox.engine.build import build_classifier, build_optimizer, check_attackable, check_supervision
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint, save_weights
 from partbox.engine.checks import ConfigError
+from partbox.engine.dry_run import cost
 from partbox.engine.setup import fill_names, load_config
+from partbox.evaluation.perturbations import build_perturbation
 from partbox.files import write_atomically
 
 
@@ -230,3 +232,9 @@ def test_optimizer_groups(example_dataset):
     assert seen == len(names)
     with pytest.raises(ConfigError, match=r"SOLVER\.OPTIMIZER"):
         small_config(example_dataset, "SOLVER.OPTIMIZER", "LION")
+
+
+def test_the_plan_says_what_is_not_known_about_a_cost():
+    boundary = build_perturbation({"name": "foolbox", "attack": "BoundaryAttack", "norm": "l2", "eps": 1.0})
+    assert cost(boundary, 5).startswith("at least 15 passes")
+    assert cost(build_perturbation({"name": "pgd", "eps": "4/255", "steps": 3}), 5) == "at most 25 passes over an image"

@@ -9,6 +9,7 @@ from detectron2.solver import build_lr_scheduler
 from partbox.data import PartDatasetError
 from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
+from partbox.evaluation.perturbations import Perturbation
 from partbox.modeling import PartClassifier
 
 from .build import (
@@ -58,8 +59,16 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
     lines.append(f"classes: {len(model.class_names)}, parts: {len(model.part_names)}")
     lines.append(f"test images: {images} of {len(test.records)}")
     for perturbation in perturbations_of(cfg):
-        lines.append(f"  {perturbation.name}: at most {perturbation.passes * images:,} passes over an image")
+        lines.append(f"  {perturbation.name}: {cost(perturbation, images)}")
     return f"{cfg.dump()}\nPlan\n" + "\n".join(lines)
+
+
+def cost(perturbation: Perturbation, images: int) -> str:
+    """Passes over an image that a perturbation takes, as a sentence; foolbox's attacks count in steps of their own."""
+    passes = f"{perturbation.passes * images:,} passes over an image"
+    if perturbation.settings["name"] == "foolbox":
+        return f"at least {passes}, and as many more as foolbox's attack asks for"
+    return f"at most {passes}"
 
 
 def _try_training(cfg: CfgNode, model: PartClassifier, records: list[dict]) -> None:
