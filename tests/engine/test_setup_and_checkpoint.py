@@ -237,4 +237,24 @@ def test_optimizer_groups(example_dataset):
 def test_the_plan_says_what_is_not_known_about_a_cost():
     boundary = build_perturbation({"name": "foolbox", "attack": "BoundaryAttack", "norm": "l2", "eps": 1.0})
     assert cost(boundary, 5).startswith("at least 15 passes")
-    assert cost(build_perturbation({"name": "pgd", "eps": "4/255", "steps": 3}), 5) == "at most 25 passes over an image"
+    assert cost(build_perturbation({"name": "pgd", "eps": "4/255", "steps": 3}), 5) == "at most 30 passes over an image"
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])
+def test_full_model_clipping_scales_the_whole_gradient(example_dataset, optimizer):
+    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"]
+    value = ["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.5", "SOLVER.CLIP_GRADIENTS.NORM_TYPE"]
+    cfg = small_config(example_dataset, "SOLVER.OPTIMIZER", optimizer, *clip, *value, "2.0")
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    made = build_optimizer(cfg, model)
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.full_like(parameter, 1.0 + number)
+    before = [parameter.grad.clone() for parameter in model.parameters()]
+    made.step()
+    after = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    assert after.norm().item() == pytest.approx(0.5, rel=1e-4)
+    shares = [(parameter.grad / one).unique() for parameter, one in zip(model.parameters(), before, strict=True)]
+    assert torch.allclose(torch.cat(shares), shares[0][0])  # one factor for all
+    assert isinstance(made, torch.optim.SGD if optimizer == "SGD" else torch.optim.AdamW)
+    with pytest.raises(ConfigError, match="NORM_TYPE must be 2"):
+        build_optimizer(small_config(example_dataset, *clip, *value, "1.0"), model)
