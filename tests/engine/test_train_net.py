@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import yacs.config
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from config_reads import dotted, record_reads
+from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 from part_dataset_files import forget_builtin_datasets
 from small_models import DETECTOR_MODELS, MODELS, SMALL
@@ -308,14 +308,6 @@ def differences(one, other, path: str = "") -> list[str]:
     return [] if same else [path]
 
 
-def dotted(node: CfgNode, prefix: str = "") -> set[str]:
-    """Dotted keys of a configuration."""
-    keys = set()
-    for key, value in node.items():
-        keys |= dotted(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key}
-    return keys
-
-
 def own_keys() -> set[str]:
     """The keys that partbox adds to detectron2's."""
     plain, ours = get_cfg(), get_cfg()
@@ -324,27 +316,9 @@ def own_keys() -> set[str]:
     return dotted(ours) - dotted(plain)
 
 
-@pytest.fixture
-def reads(monkeypatch) -> set[str]:
-    """Dotted keys that are read as attributes of a configuration while the test runs."""
-    seen: set[str] = set()
-    original = yacs.config.CfgNode.__getattr__
-
-    def recording(node: CfgNode, name: str) -> object:
-        value = original(node, name)
-        path = f"{node.__dict__.get('_path', '')}{name}"
-        if isinstance(value, CfgNode):
-            value.__dict__["_path"] = f"{path}."
-        else:
-            seen.add(path)
-        return value
-
-    monkeypatch.setattr(yacs.config.CfgNode, "__getattr__", recording)
-    return seen
-
-
-def test_no_key_is_parsed_and_ignored(run, reads, tmp_path):
+def test_no_key_is_parsed_and_ignored(run, monkeypatch, tmp_path):
     """Every key that partbox adds is read while the models are trained; an option that nothing reads does nothing."""
+    reads = record_reads(monkeypatch)
     quick = [*SHORT, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.EMA.DECAY", "0.9"]
     for name in ("normal", "part_box", "part_pooling", "part_to_class"):
         run(*quick, *MODELS[name], "OUTPUT_DIR", tmp_path / name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-import yacs.config
-from detectron2.config import CfgNode, get_cfg
+from config_reads import dotted, record_reads
+from detectron2.config import get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import Boxes, Instances
 from small_transformers import CLASSES, sample, small_transformer
@@ -224,30 +224,11 @@ def test_an_image_too_small_for_the_queries_is_said(architecture):
         model([sample((64, 64))])
 
 
-def dotted(node: CfgNode, prefix: str = "") -> set[str]:
-    keys = set()
-    for key, value in node.items():
-        keys |= dotted(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key}
-    return keys
-
-
 def test_no_key_is_parsed_and_ignored(monkeypatch):
     """Every key that ``add_maskdino_config`` adds is read when the models are built."""
     plain, ours = get_cfg(), get_cfg()
     add_maskdino_config(ours)
-    seen: set[str] = set()
-    original = yacs.config.CfgNode.__getattr__
-
-    def recording(node: CfgNode, name: str) -> object:
-        value = original(node, name)
-        path = f"{node.__dict__.get('_path', '')}{name}"
-        if isinstance(value, CfgNode):
-            value.__dict__["_path"] = f"{path}."
-        else:
-            seen.add(path)
-        return value
-
-    monkeypatch.setattr(yacs.config.CfgNode, "__getattr__", recording)
+    seen = record_reads(monkeypatch)
     for architecture in BOTH:
         small_transformer(architecture)
     small_transformer("MaskDINO", "MODEL.MaskDINO.TEST.PANO_TRANSFORM_EVAL", True)
