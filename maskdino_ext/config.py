@@ -1,7 +1,7 @@
 """Configuration of Mask DINO and DINO: every key with its meaning, unit and default.
 
-Keys carry the official names where users' files use them. Official keys that the official code never reads do not exist
-here, so detectron2 refuses a file that sets one.
+Mask DINO's keys carry the official names and defaults. Official keys without a meaning here do not exist, so detectron2
+refuses a file that sets one; ``docs/maskdino.md`` lists them.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ def _add_maskdino(cfg: CfgNode) -> None:
     node.COST_DICE_WEIGHT = 5.0
     # Decoder.
     node.HIDDEN_DIM = 256
-    node.NHEADS = 8  # the official code has 8 whatever is written
+    node.NHEADS = 8  # of the decoder; the official code has 8 there whatever is written
     node.DIM_FEEDFORWARD = 2048
-    node.DEC_LAYERS = 9
+    node.DEC_LAYERS = 6
     node.DEC_N_POINTS = 4
-    node.DROPOUT = 0.0
-    node.NUM_OBJECT_QUERIES = 300
+    node.DROPOUT = 0.1
+    node.NUM_OBJECT_QUERIES = 100
     node.TWO_STAGE = True  # queries from the encoder's tokens; otherwise learned
     node.LEARN_TGT = False  # with two stages, learned content and only boxes from the tokens
     node.INITIAL_PRED = True  # predict before the first layer as well
-    node.INITIALIZE_BOX_TYPE = "bitmask"  # initial boxes around predicted masks: bitmask, mask2box, or no
+    node.INITIALIZE_BOX_TYPE = "no"  # initial boxes around predicted masks: bitmask, mask2box, or no
     # Denoising queries: no, standard (labels and boxes) or seg (masks too).
     node.DN = "seg"
     node.DN_NUM = 100  # at most, for each image; images with more objects train without
@@ -69,14 +69,14 @@ def _add_maskdino(cfg: CfgNode) -> None:
     node.PARITY = False
     node.SIZE_DIVISIBILITY = 32
     test = node.TEST = CfgNode()
-    test.INSTANCE_ON = True
-    test.SEMANTIC_ON = False
+    test.INSTANCE_ON = False
+    test.SEMANTIC_ON = True
     test.PANOPTIC_ON = False
-    test.OBJECT_MASK_THRESHOLD = 0.25  # score that a panoptic segment needs
-    test.OVERLAP_THRESHOLD = 0.8  # share of its own mask that must be left of a panoptic segment
+    test.OBJECT_MASK_THRESHOLD = 0.0  # score that a panoptic segment needs
+    test.OVERLAP_THRESHOLD = 0.0  # share of its own mask that must be left of a panoptic segment
     test.TEST_FOUCUS_ON_BOX = False  # score instances by class alone (the official spelling)
     test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
-    test.PANO_TRANSFORM_EVAL = False  # sharpen class scores of semantic and panoptic results
+    test.PANO_TRANSFORM_EVAL = True  # sharpen class scores of semantic and panoptic results
     test.PANO_TEMPERATURE = 0.06
 
 
@@ -88,7 +88,7 @@ def _add_pixel_decoder(cfg: CfgNode) -> None:
     node.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
     node.TRANSFORMER_ENC_LAYERS = 6
     node.DIM_FEEDFORWARD = 1024
-    node.TOTAL_NUM_FEATURE_LEVELS = 3
+    node.TOTAL_NUM_FEATURE_LEVELS = 4
     node.FEATURE_ORDER = "high2low"  # or low2high: the finest level first
 
 

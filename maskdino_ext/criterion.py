@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
@@ -90,8 +90,17 @@ class Criterion(nn.Module):
         weight[-1] = settings.no_object
         self.register_buffer("empty_weight", weight, persistent=settings.saved)
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether the loss or the matching looks at masks."""
+        costs = self.matcher.costs
+        return bool({"mask", "dice"} & set(self.settings.weights) or costs.mask or costs.dice)
+
     def forward(self, outputs: Outputs, targets: Sequence[Target], draws: Draws) -> list[Term]:
-        """The terms, in the order final, its denoising queries, earlier layers, chosen tokens."""
+        """The terms, in the order final, its denoising queries, earlier layers, chosen tokens.
+
+        Every output has a gradient, of zero where no term looks at it, as distributed training wants it.
+        """
         number = _mean_over_processes(sum(len(target.labels) for target in targets), outputs.layers[-1].logits)
         kinds = tuple(self.settings.weights)
         slots = None if outputs.noised is None else matched_slots(targets, outputs.noised)
@@ -104,7 +113,9 @@ class Criterion(nn.Module):
         if outputs.proposals is not None:
             pairs = self.matcher(outputs.proposals, targets, "interm", draws)
             terms += self._judge(outputs.proposals, targets, pairs, number, "interm", kinds, draws)
-        return terms
+        last = outputs.layers[-1]
+        unseen = last.logits.sum() + last.boxes.sum() + (0.0 if last.masks is None else last.masks.sum())
+        return [replace(terms[0], value=terms[0].value + 0.0 * unseen), *terms[1:]]
 
     def _stages(self, outputs: Outputs) -> Iterator[tuple[str, int]]:
         last = len(outputs.layers) - 1
@@ -198,7 +209,7 @@ class Criterion(nn.Module):
 
 def _mean_over_processes(count: int, like: Tensor) -> float:
     """Objects of a batch, averaged over processes, at least 1."""
-    total = like.new_tensor(float(count))
+    total = torch.tensor(float(count), device=like.device)
     if get_world_size() > 1:
         torch.distributed.all_reduce(total)
     return max(total.item() / get_world_size(), 1.0)

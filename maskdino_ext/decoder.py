@@ -82,6 +82,20 @@ class Decoder(nn.Module):
             from, with those that the last one ends with: one more than layers. A layer starts from these boxes without
             their gradient, and the prediction of a layer uses them with it: "look forward twice".
         """
+        # in float32 under autocast too, as in the official code
+        with torch.autocast(content.device.type, enabled=False):
+            return self._refine(content.float(), anchors.float(), tokens.float(), shapes, valid, padding, blocked)
+
+    def _refine(
+        self,
+        content: Tensor,
+        anchors: Tensor,
+        tokens: Tensor,
+        shapes: Shapes,
+        valid: Tensor,
+        padding: Tensor | None,
+        blocked: Tensor | None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
         scale = torch.cat([valid, valid], dim=-1)[:, None]
         reference = anchors.sigmoid()
         states, references = [], [reference]

@@ -45,9 +45,11 @@ def noised_objects(
     labels = torch.cat([target.labels for target in targets]).repeat(groups)
     boxes = torch.cat([target.boxes for target in targets]).repeat(groups, 1)
     noised = _noised_labels(labels, noise * 0.5, classes, draws)
-    reach = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], dim=1)
-    moves = draws.uniform("dn/rand_box", boxes.shape, boxes.device) * 2 - 1
-    moved = (boxes + moves * reach * noise).clamp(0, 1)
+    moved = boxes
+    if noise:
+        reach = torch.cat([boxes[:, 2:] / 2, boxes[:, 2:]], dim=1)
+        moves = draws.uniform("dn/rand_box", boxes.shape, boxes.device) * 2 - 1
+        moved = (boxes + moves * reach * noise).clamp(0, 1)
     return _arrange(targets, noised, moved, label_embedding, groups, slots, queries, eps)
 
 
@@ -85,16 +87,10 @@ def contrastive_objects(
     labels = torch.cat([target.labels for target in targets]).repeat(2 * groups)
     boxes = torch.cat([target.boxes for target in targets]).repeat(2 * groups, 1)
     noised = _noised_labels(labels, label_noise * 0.5, classes, draws)
-    sign = draws.integers("dn/rand_sign01", boxes.shape, 2, boxes.device) * 2 - 1
-    amount = draws.uniform("dn/rand_part", boxes.shape, boxes.device)
-    negative = torch.arange(2 * groups, device=boxes.device) % 2
-    amount = amount + negative.repeat_interleave(len(boxes) // (2 * groups))[:, None]
-    reach = (boxes[:, 2:] / 2).repeat(1, 2)
-    corners = (cxcywh_to_xyxy(boxes) + amount * sign * reach * box_noise).clamp(0, 1)
     return _arrange(
         targets,
         noised,
-        xyxy_to_cxcywh(corners),
+        _moved_corners(boxes, groups, box_noise, draws) if box_noise else boxes,
         label_embedding,
         groups,
         2 * most,
@@ -115,7 +111,19 @@ def matched_slots(targets: Sequence[Target], noised: NoisedQueries) -> list[tupl
     return pairs
 
 
+def _moved_corners(boxes: Tensor, groups: int, box_noise: float, draws: Draws) -> Tensor:
+    """Boxes (2 * groups * objects, 4) cxcywh whose corners moved, in every second repetition further."""
+    sign = draws.integers("dn/rand_sign01", boxes.shape, 2, boxes.device) * 2 - 1
+    amount = draws.uniform("dn/rand_part", boxes.shape, boxes.device)
+    negative = torch.arange(2 * groups, device=boxes.device) % 2
+    amount = amount + negative.repeat_interleave(len(boxes) // (2 * groups))[:, None]
+    reach = (boxes[:, 2:] / 2).repeat(1, 2)
+    return xyxy_to_cxcywh((cxcywh_to_xyxy(boxes) + amount * sign * reach * box_noise).clamp(0, 1))
+
+
 def _noised_labels(labels: Tensor, probability: float, classes: int, draws: Draws) -> Tensor:
+    if not probability:
+        return labels
     chance = draws.uniform("dn/rand_label_p", labels.shape, labels.device)
     chosen = (chance < probability).nonzero()[:, 0]
     new = draws.integers("dn/rand_new_label", chosen.shape, classes, labels.device)

@@ -199,12 +199,16 @@ class DINOHeads(nn.Module):
         settings: see :class:`DINOSettings`.
 
     Raises:
-        ValueError: fewer levels than features.
+        ValueError: fewer levels than features, or denoising that makes no sense.
     """
 
     def __init__(self, channels: Sequence[int], settings: DINOSettings) -> None:
         super().__init__()
         sizes = settings.decoder
+        if settings.denoising_number < 1:
+            raise ValueError(f"DN_NUMBER must be at least 1, not {settings.denoising_number}; USE_DN False is without")
+        if settings.label_book < settings.classes:
+            raise ValueError(f"DN_LABELBOOK_SIZE {settings.label_book} has no room for {settings.classes} classes")
         if sizes.levels < len(channels):
             raise ValueError(f"{sizes.levels} levels for {len(channels)} features of the backbone")
         self.settings = settings

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .ms_deform_attn import MSDeformAttn, Shapes
 
@@ -101,7 +102,9 @@ class DecoderLayer(nn.Module):
         ``blocked`` (Q, Q) bool is True where a query (row) may not look at another (column).
         """
         placed = (queries + position).transpose(0, 1)
-        attended = self.self_attn(placed, placed, queries.transpose(0, 1), attn_mask=blocked, need_weights=False)[0]
+        # the other kernels have no second derivative on every device, and a few hundred queries do not need them
+        with sdpa_kernel(SDPBackend.MATH):
+            attended = self.self_attn(placed, placed, queries.transpose(0, 1), attn_mask=blocked, need_weights=False)[0]
         queries = self.norm2(queries + self.dropout(attended.transpose(0, 1)))
         found = self.cross_attn(queries + position, reference, tokens, shapes, padding)
         queries = self.norm1(queries + self.dropout(found))

@@ -165,7 +165,7 @@ class MaskDINO(nn.Module):
     def outputs(self, images: Tensor, targets: Sequence[Target] | None = None, *, every_mask: bool = False) -> Outputs:
         """Predictions for normalised, padded images (B, 3, H, W); differentiable."""
         found: Outputs = self.sem_seg_head(
-            self.backbone(images), targets, draws=self.draws, every_mask=every_mask or self.training
+            self.backbone(images), targets, draws=self.draws, every_mask=every_mask or targets is not None
         )
         return found
 
@@ -191,7 +191,7 @@ class MaskDINO(nn.Module):
             ValueError: masks are part of the loss, and an image has none.
         """
         height, width = images.tensor.shape[-2:]
-        wanted = "mask" in self.criterion.settings.weights
+        wanted = self.criterion.needs_masks
         targets = []
         for one in instances:
             size = one.image_size if self.official_boxes else (height, width)
@@ -275,6 +275,8 @@ def _padded_masks(instances: Instances, height: int, width: int) -> Tensor:
     Raises:
         ValueError: there are none.
     """
+    if not len(instances):  # detectron2 gives no masks for an image without objects
+        return torch.zeros((0, height, width), dtype=torch.bool, device=instances.gt_classes.device)
     if not instances.has("gt_masks"):
         raise ValueError(
             "the loss has mask terms and an image comes without masks: label them, or train on boxes alone with "

@@ -55,7 +55,9 @@ class HungarianMatcher:
         """
         pairs = []
         for image, target in enumerate(targets):
-            cost = self.cost(predictions, image, target, f"match/{stage}/{image}", draws)
+            # sums over thousands of points overflow in half precision
+            with torch.autocast(predictions.boxes.device.type, enabled=False):
+                cost = self.cost(predictions, image, target, f"match/{stage}/{image}", draws)
             if not bool(torch.isfinite(cost).all()):
                 raise FloatingPointError(
                     "the detector predicts values that are not finite: training has diverged; lower SOLVER.BASE_LR or "
@@ -74,10 +76,12 @@ class HungarianMatcher:
         total = total + costs.box * torch.cdist(boxes, target.boxes, p=1)
         overlap = generalised_iou(cxcywh_to_xyxy(boxes)[:, None], cxcywh_to_xyxy(target.boxes)[None])
         total = total - costs.overlap * overlap
-        if (costs.mask or costs.dice) and target.masks is not None and predictions.masks is not None:
+        if costs.mask or costs.dice:
+            if target.masks is None or predictions.masks is None:
+                raise ValueError("matching by masks needs masks, predicted and labelled; set their costs to 0")
             points = draws.uniform(f"{purpose}/points", (costs.points, 2), boxes.device)
             if len(target.labels):
-                found = _at_points(predictions.masks[image], points)
+                found = _at_points(predictions.masks[image].float(), points)
                 wanted = _at_points(target.masks, points)
                 total = total + costs.mask * _cross_entropy_cost(found, wanted) + costs.dice * _dice_cost(found, wanted)
         return total

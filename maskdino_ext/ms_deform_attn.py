@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 Shapes = Sequence[tuple[int, int]]
 COMPILED = "torch-ms-deform-attn"
 FORMS = ("torch", "grid_sample", "gather", COMPILED)
-ROWS_AT_ONCE = (
-    1024  # rows of queries in one piece of the backward pass on a CPU: about 6 MB with 48 samples of 32 channels
-)
+# Rows of queries in one piece of the backward pass: 6 MB with 48 samples of 32 channels, which fits into a CPU's cache;
+# elsewhere 400 MB.
+ROWS_AT_ONCE, ROWS_AT_ONCE_ELSEWHERE = 1024, 65536
 
 
 def ms_deform_attn(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, form: str = "torch") -> Tensor:
@@ -104,8 +104,10 @@ def _corners(shapes: Shapes, locations: Tensor, weights: Tensor) -> tuple[Tensor
         for row, row_share in ((top, 1 - bottom_share), (top + 1, bottom_share)):
             for column, column_share in ((left, 1 - right_share), (left + 1, right_share)):
                 inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-                token = row.clamp(0, height - 1) * width + column.clamp(0, width - 1) + start
-                tokens.append(token.nan_to_num(start).long())
+                # whole numbers first: half precision counts to 2,048 only
+                row_number = row.nan_to_num(0).clamp(0, height - 1).long()
+                column_number = column.nan_to_num(0).clamp(0, width - 1).long()
+                tokens.append(row_number * width + column_number + start)
                 shares.append(row_share * column_share * weights[:, :, :, level] * inside)
         start += height * width
     return torch.cat(tokens, dim=-1), torch.cat(shares, dim=-1)
@@ -141,7 +143,7 @@ class _WeightedRows(torch.autograd.Function):
     ) -> tuple[Tensor | None, None, Tensor | None]:
         of_rows = torch.zeros_like(rows) if wants_rows else None
         of_share = torch.empty_like(share) if wants_share else None
-        size = ROWS_AT_ONCE if rows.device.type == "cpu" else max(len(index), 1)
+        size = ROWS_AT_ONCE if rows.device.type == "cpu" else ROWS_AT_ONCE_ELSEWHERE
         for start in range(0, len(index), size):
             part = slice(start, start + size)
             flat, incoming = index[part].flatten(), gradient[part]
@@ -174,7 +176,7 @@ def _compiled(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor)
     areas = [height * width for height, width in shapes]
     starts = torch.tensor([sum(areas[:level]) for level in range(len(areas))], device=value.device)
     found: Tensor = compiled_module().ms_deform_attn(
-        value.contiguous(), sizes, starts, locations.contiguous(), weights.contiguous()
+        value.contiguous(), sizes, starts, locations.to(value.dtype).contiguous(), weights.to(value.dtype).contiguous()
     )
     return found
 

@@ -81,8 +81,11 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """tokens, position (B, S, C), valid (B, L, 2), padding (B, S) -> (B, S, C)."""
         reference = token_centres(shapes, valid)
-        for layer in self.layers:
-            tokens = layer(tokens, position, reference, shapes, padding)
+        # in float32 under autocast too, as in the official code
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens.float()
+            for layer in self.layers:
+                tokens = layer(tokens, position, reference, shapes, padding)
         return tokens
 
 

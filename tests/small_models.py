@@ -63,6 +63,8 @@ _DETECTOR = [
     *["MODEL.PART.BACKBONE.OUTPUT_STRIDE", "32", "INPUT.SIZE", "(64, 64)"],
     *["MODEL.SEM_SEG_HEAD.CONVS_DIM", "64", "MODEL.SEM_SEG_HEAD.NORM", "GN", "MODEL.SEM_SEG_HEAD.MASK_DIM", "16"],
     *["MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1", "MODEL.SEM_SEG_HEAD.DIM_FEEDFORWARD", "32"],
+    *["MODEL.MaskDINO.INITIALIZE_BOX_TYPE", "bitmask", "MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS", "3"],
+    *["MODEL.MaskDINO.DROPOUT", "0.0"],
     *["MODEL.MaskDINO.HIDDEN_DIM", "64", "MODEL.MaskDINO.DIM_FEEDFORWARD", "32", "MODEL.MaskDINO.DEC_LAYERS", "2"],
     *["MODEL.MaskDINO.NUM_OBJECT_QUERIES", "10", "MODEL.MaskDINO.TRAIN_NUM_POINTS", "64", "MODEL.MaskDINO.DN_NUM", "9"],
     *["MODEL.DINO.HIDDEN_DIM", "64", "MODEL.DINO.DIM_FEEDFORWARD", "32", "MODEL.DINO.DEC_LAYERS", "2"],
@@ -77,7 +79,9 @@ def _detector(extractor: str, head: str, *options: str) -> list[str]:
 
 DETECTOR_MODELS = {
     "dino_box_sequence": _detector("dino", "box_sequence"),
-    "dino_box_sequence_sorted": _detector("dino", "box_sequence", "MODEL.PART.HEAD.QUERY_ORDER", "sort"),
+    "dino_box_sequence_sorted": _detector(
+        "dino", "box_sequence", "MODEL.PART.HEAD.QUERY_ORDER", "sort", "MODEL.PART.HEAD.QUERIES", "8"
+    ),
     "dino_part_box": _detector("dino", "part_box"),
     "dino_part_to_class": _detector("dino", "part_to_class"),
     "dino_two_head": _detector("dino", "two_head"),

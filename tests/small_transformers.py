@@ -54,6 +54,9 @@ def small_transformer(architecture: str, *options: Any, seed: int = 0) -> nn.Mod
     for node in (cfg.MODEL.MaskDINO, cfg.MODEL.DINO):
         node.HIDDEN_DIM, node.DIM_FEEDFORWARD, node.DEC_LAYERS, node.NUM_OBJECT_QUERIES = 64, 32, 2, 12
     cfg.MODEL.MaskDINO.TRAIN_NUM_POINTS, cfg.MODEL.MaskDINO.DN_NUM = 64, 8
+    cfg.MODEL.MaskDINO.INITIALIZE_BOX_TYPE, cfg.MODEL.MaskDINO.DROPOUT = "bitmask", 0.0
+    cfg.MODEL.MaskDINO.TEST.INSTANCE_ON, cfg.MODEL.MaskDINO.TEST.SEMANTIC_ON = True, False
+    cfg.MODEL.SEM_SEG_HEAD.TOTAL_NUM_FEATURE_LEVELS = 3
     cfg.MODEL.DINO.NUM_CLASSES, cfg.MODEL.DINO.ENC_LAYERS, cfg.MODEL.DINO.DN_NUMBER = CLASSES, 1, 2
     cfg.merge_from_list(list(options))
     torch.manual_seed(seed)

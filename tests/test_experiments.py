@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from small_models import DETECTOR_MODELS, small_config
+from small_models import small_config
 
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config
@@ -41,7 +41,7 @@ def test_known_names_build_a_model_and_every_key_is_obeyed(example_dataset, name
             node = node[step]
         assert node == value
     options = [str(item) for pair in keys.items() for item in pair]
-    small = DETECTOR_MODELS["dino_box_sequence"] if keys.get("MODEL.PART.EXTRACTOR.NAME") == "dino" else []
+    small = ["MODEL.DINO.HIDDEN_DIM", "64", "MODEL.DINO.ENC_LAYERS", "1", "MODEL.DINO.DIM_FEEDFORWARD", "32"]
     build_classifier(small_config(example_dataset, *small, *options))
 
 

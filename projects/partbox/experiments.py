@@ -16,6 +16,7 @@ Keys = dict[str, Any]
 HEAD = "MODEL.PART.HEAD."
 EXTRACTOR = "MODEL.PART.EXTRACTOR."
 
+FINE: Keys = {"MODEL.PART.BACKBONE.OUTPUT_STRIDE": 32}  # a detector reads the strides 8, 16 and 32
 # Defaults that the original's models have when no option changes them.
 MODELS: Mapping[str, Keys] = {
     "wbbox": {
@@ -26,7 +27,7 @@ MODELS: Mapping[str, Keys] = {
     },
     "pooling": {f"{HEAD}NAME": "part_pooling", f"{HEAD}KEEP_BACKGROUND": True, f"{HEAD}POOL_NORM": False},
     "2heads_e": {f"{HEAD}NAME": "two_head"},
-    "2heads": {f"{EXTRACTOR}NAME": "dino", f"{HEAD}NAME": "two_head"},
+    "2heads": {f"{EXTRACTOR}NAME": "dino", f"{HEAD}NAME": "two_head", **FINE},
     # The original reads queries in the detector's own order, which means nothing; here they are sorted or pooled.
     "seq": {
         f"{EXTRACTOR}NAME": "dino",
@@ -34,6 +35,7 @@ MODELS: Mapping[str, Keys] = {
         f"{HEAD}QUERY_ORDER": "sort",
         f"{HEAD}QUERY_SCORES": "softmax",
         f"{HEAD}HIDDEN": 64,
+        **FINE,
     },
     "sim": {f"{HEAD}NAME": "part_to_class", f"{HEAD}LEARNED": False, f"{HEAD}PIXEL_WEIGHT": "uniform"},
     "pixel": {f"{HEAD}NAME": "part_to_class", f"{HEAD}LEARNED": False, f"{HEAD}PIXEL_WEIGHT": "uniform"},

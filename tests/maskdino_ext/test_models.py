@@ -176,10 +176,18 @@ def test_the_order_of_levels_is_the_one_asked_for(order):
 def test_boxes_alone_train_without_masks_and_missing_masks_are_said():
     weights = ["MASK_WEIGHT", "DICE_WEIGHT", "COST_MASK_WEIGHT", "COST_DICE_WEIGHT"]
     options = [one for key in weights for one in (f"MODEL.MaskDINO.{key}", 0.0)]
-    losses = small_transformer("MaskDINO", *options).train()([sample(masks=False)])
+    model = small_transformer("MaskDINO", *options).train()
+    losses = model([sample(masks=False)])
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # as distributed training wants it
     assert {name.split("_")[1] for name in losses} == {"ce", "bbox", "giou"}
     with pytest.raises(ValueError, match=r"MODEL\.MaskDINO\.MASK_WEIGHT 0"):
         small_transformer("MaskDINO").train()([sample(masks=False)])
+    dice = small_transformer("MaskDINO", "MODEL.MaskDINO.MASK_WEIGHT", 0.0).train()([sample()])
+    assert {name.split("_")[1] for name in dice} == {"ce", "bbox", "giou", "dice"}
+    cost = [one for key in weights[:3] for one in (f"MODEL.MaskDINO.{key}", 0.0)]
+    with pytest.raises(ValueError, match=r"COST_DICE_WEIGHT 0"):
+        small_transformer("MaskDINO", *cost).train()([sample(masks=False)])
 
 
 def test_semantic_and_panoptic_results():
@@ -257,9 +265,90 @@ def test_the_loss_reaches_every_pixel_of_an_object():
         assert share > 0.95, architecture
 
 
-def test_instances_without_objects_have_the_right_types():
+@pytest.mark.parametrize("architecture", BOTH)
+def test_an_image_without_objects_as_detectron2_gives_it(architecture):
+    """detectron2's mapper gives no ``gt_masks`` where there is no annotation."""
     empty = Instances((64, 64), gt_boxes=Boxes(torch.zeros(0, 4)), gt_classes=torch.zeros(0, dtype=torch.int64))
-    model = small_transformer("DINO").train()
+    model = small_transformer(architecture).train()
     losses = model([{"image": sample()["image"], "instances": empty}])
     assert losses["loss_bbox"] == 0
     assert losses["loss_ce"] > 0
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_the_whole_model_has_second_derivatives(architecture):
+    model = small_transformer(architecture).train()
+    one = sample()
+    one["image"] = one["image"].float().requires_grad_(True)
+    torch.manual_seed(0)
+    total = sum(model([one]).values())
+    (gradient,) = torch.autograd.grad(total, one["image"], create_graph=True)
+    gradient.square().sum().backward()
+    assert torch.isfinite(one["image"].grad).all()
+    assert one["image"].grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("architecture", BOTH)
+def test_half_precision_changes_little(architecture):
+    model = small_transformer(architecture).train()
+    batch = [sample(), sample(seed=1)]
+    torch.manual_seed(0)
+    exact = sum(model(batch).values())
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = sum(model(batch).values())
+    assert torch.isfinite(rounded)
+    assert abs(rounded - exact) < 0.2 * exact
+
+
+def test_settings_change_what_they_say():
+    """One look at each key that no other test touches."""
+    one = sample()
+    learned = small_transformer("MaskDINO", "MODEL.MaskDINO.LEARN_TGT", True)
+    assert learned.sem_seg_head.predictor.query_feat.weight.shape == (12, 64)
+    learned.train()([one])["loss_ce"].backward()
+    assert learned.sem_seg_head.predictor.query_feat.weight.grad.abs().max() > 0
+    single = small_transformer("MaskDINO", "MODEL.MaskDINO.DEEP_SUPERVISION", False).train()
+    assert {name for name in single([one]) if "dn" not in name and "interm" not in name} == {
+        f"loss_{kind}" for kind in KINDS["MaskDINO"]
+    }
+    standard = small_transformer("MaskDINO", "MODEL.MaskDINO.DN", "standard").train()([one])
+    assert "loss_ce_dn" in standard
+    assert "loss_mask_dn" not in standard
+    no_initial = ["MODEL.MaskDINO.INITIAL_PRED", False, "MODEL.MaskDINO.INITIALIZE_BOX_TYPE", "no"]
+    assert "loss_ce_1" not in small_transformer("MaskDINO", *no_initial).train()([one])
+    dropped = small_transformer("DINO", "MODEL.DINO.DROPOUT", 0.5)
+    assert {m.p for m in dropped.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
+    book = small_transformer("DINO", "MODEL.DINO.DN_LABELBOOK_SIZE", 9)
+    assert book.label_enc.weight.shape[0] == 10
+    content = small_transformer("DINO", "MODEL.DINO.EMBED_INIT_TGT", False)
+    assert "transformer.tgt_embed.weight" not in content.state_dict()
+    with torch.no_grad():
+        cold, warm = (
+            small_transformer("DINO", "MODEL.DINO.PE_TEMPERATURE", value).eval()([one])[0]["instances"].scores
+            for value in (20.0, 10000.0)
+        )
+    assert not torch.equal(cold, warm)
+
+
+def test_scores_of_instances_are_of_the_class_or_of_the_mask_too():
+    with torch.no_grad():
+        both, alone = (
+            small_transformer("MaskDINO", "MODEL.MaskDINO.TEST.TEST_FOUCUS_ON_BOX", value).eval()([sample()])[0]
+            for value in (False, True)
+        )
+    assert both["instances"].scores.max() < alone["instances"].scores.max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.DINO.DN_NUMBER", 0], "DN_NUMBER must be at least 1"),
+        (["MODEL.DINO.DN_LABELBOOK_SIZE", 3], "has no room for 5 classes"),
+        (["MODEL.DINO.NUM_FEATURE_LEVELS", 2], "2 levels for 3 features"),
+        (["MODEL.DINO.IN_FEATURES", ["res9"]], "no feature 'res9'"),
+    ],
+)
+def test_wrong_settings_of_dino_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_transformer("DINO", *options)

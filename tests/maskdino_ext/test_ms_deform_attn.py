@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskdino_ext.ms_deform_attn import COMPILED, FORMS, MSDeformAttn, ms_deform_attn
+from maskdino_ext.ms_deform_attn import COMPILED, FORMS, MSDeformAttn, compiled_module, ms_deform_attn
 
 PLAIN = [form for form in FORMS if form != COMPILED]
 SHAPES = [(3, 5), (2, 2), (1, 1)]
@@ -121,6 +121,17 @@ def test_half_precision_and_locations_that_are_not_numbers(form):
     assert torch.equal(found[1], ms_deform_attn(value, SHAPES, locations, weights, form=form)[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_finds_the_right_one_of_many_tokens(dtype):
+    """More tokens than a half precision number can count; everything is taken from the very last pixel."""
+    value = torch.arange(64 * 64, dtype=torch.float32).view(1, -1, 1, 1).expand(1, -1, 1, 8) / 4096
+    locations = torch.full((1, 1, 1, 1, 1, 2), 1 - 0.5 / 64, dtype=dtype)
+    weights = torch.ones(1, 1, 1, 1, 1, dtype=dtype)
+    for form in ("torch", "gather"):
+        found = ms_deform_attn(value.to(dtype), [(64, 64)], locations, weights, form=form)
+        assert (found.float() - 4095 / 4096).abs().max() < 0.3  # within a pixel's row, and no index out of range
+
+
 def test_wrong_arguments_are_refused():
     value, locations, weights = inputs()
     with pytest.raises(ValueError, match="unknown form 'fast'"):
@@ -133,6 +144,7 @@ def test_wrong_arguments_are_refused():
 
 def test_the_compiled_form_is_an_error_where_it_is_absent(monkeypatch):
     monkeypatch.setattr("maskdino_ext.ms_deform_attn.importlib.util.find_spec", lambda name: None)
+    compiled_module.cache_clear()
     with pytest.raises(RuntimeError, match="torch-ms-deform-attn is not installed"):
         MSDeformAttn(8, 1, 2, 2, form=COMPILED)
 

@@ -13,6 +13,8 @@ from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_objects import part_instances
 from partbox.engine.build import build_classifier, check_attackable
 from partbox.engine.checks import ConfigError
+from partbox.engine.hooks.ema import WeightAveraging
+from partbox.engine.objectives.weight_perturbation import WeightPerturbation
 from partbox.modeling.evidence import PartDetections, PartEvidence
 from partbox.modeling.extractors.detector import masks_of_queries
 from partbox.modeling.heads.box_sequence import BoxSequenceHead
@@ -88,8 +90,39 @@ def test_images_without_part_labels_teach_the_class_only(setting, name):
 def test_box_supervision_leaves_the_masks_alone(setting):
     model, batch = setting("maskdino_part_box", "MODEL.PART.EXTRACTOR.SUPERVISION", "box")
     assert not batch[0]["instances"].has("gt_masks")
+    assert not model.extractor.gives_masks  # nobody taught them
+    assert model.head.from_detections
+    assert not model.reads_masks
     assert set(model.extractor.criterion.settings.weights) == {"ce", "bbox", "giou"}
     assert torch.isfinite(model.train()(batch)["loss_part"])
+
+
+@pytest.mark.parametrize("name", ["dino_box_sequence", "maskdino_part_box"])
+def test_weight_perturbation_leaves_shared_heads_as_they_were(setting, name):
+    """The detectors' heads have several names; they must come back as the parameters that they were."""
+    model, batch = setting(name)
+    before = {key: (id(value), value.detach().clone()) for key, value in model.train().named_parameters()}
+    losses = WeightPerturbation(0.01)(lambda model, batch: model(batch), model, batch)
+    sum(losses.values()).backward()
+    after = dict(model.named_parameters())
+    assert set(after) == set(before)
+    for key, (identity, value) in before.items():
+        assert id(after[key]) == identity
+        assert torch.equal(after[key], value)
+        assert after[key].grad is not None, key
+
+
+@pytest.mark.parametrize("name", ["dino_box_sequence", "maskdino_part_box"])
+def test_the_average_of_shared_heads_moves_as_all_others(setting, name):
+    model, _ = setting(name)
+    hook = WeightAveraging(model, decay=0.9)
+    hook.average.use_warmup = False
+    for parameter in model.parameters():
+        parameter.data.add_(1.0)
+    start = {key: value.clone() for key, value in hook.module.state_dict().items()}
+    hook.average.update(model, step=5)
+    for key, value in hook.module.named_parameters(remove_duplicate=False):
+        assert torch.allclose(value, start[key] + 0.1, atol=1e-5), key
 
 
 def detections(queries: int = 6, parts: int = 3, seed: int = 0) -> PartDetections:
@@ -121,14 +154,41 @@ def test_the_order_of_queries_carries_no_information(head):
 
 
 def test_the_softmax_is_over_the_parts_and_not_over_the_queries():
+    found = detections()
     head = BoxSequenceHead(3, 4, 6, order="sort", kept=6)
-    seen = []
     head.classifier = torch.nn.Identity()
-    seen = head(PartEvidence(None, (32, 32), detections())).view(2, 6, 7)
-    assert torch.allclose(seen[..., :3].sum(dim=-1), torch.ones(2, 6))
-    assert not torch.allclose(seen[..., :3].sum(dim=1), torch.ones(2, 3))
-    best = detections().logits.amax(dim=-1).sort(dim=1, descending=True).values
-    assert (best.diff(dim=1) <= 0).all()
+    seen = head(PartEvidence(None, (32, 32), found)).view(2, 6, 7)
+    best = found.logits.amax(dim=-1).argsort(dim=1, descending=True)
+    for image in range(2):
+        logits = found.logits[image, best[image]]
+        wanted = logits.exp() / (1 + logits.exp().sum(dim=-1, keepdim=True))  # "no part" has the logit 0
+        assert torch.allclose(seen[image, :, :3], wanted, atol=1e-6)
+        assert torch.allclose(seen[image, :, 3:], found.boxes[image, best[image]] * 2 - 1)
+
+
+def test_a_query_that_shows_nothing_looks_like_nothing():
+    found = detections()
+    lower = PartDetections(found.logits - 15, found.boxes)
+    for head in (BoxSequenceHead(3, 4, 6).eval(), BoxSequenceHead(1, 4, 6).eval()):
+        parts = head.shared[0].in_features - 4
+        one, other = (
+            head(PartEvidence(None, (32, 32), PartDetections(each.logits[..., :parts], each.boxes)))
+            for each in (found, lower)
+        )
+        assert (one - other).abs().max() > 1e-3
+
+
+def test_votes_of_parts_that_are_not_found_count_for_nothing():
+    """Two classes of five and of one part: nothing is found, so neither is named; then one part of the first is."""
+    matrix = torch.zeros(6, 2)
+    matrix[:5, 0] = matrix[5, 1] = 1
+    head = PartToClassHead(matrix, from_detections=True)
+    logits = torch.full((1, 4, 6), -12.0)
+    boxes = torch.rand(1, 4, 4)
+    assert head(PartEvidence(None, (8, 8), PartDetections(logits, boxes))).abs().max() < 1e-3
+    logits[0, 2, 3] = 8.0
+    votes = head(PartEvidence(None, (8, 8), PartDetections(logits, boxes)))[0]
+    assert votes[0] > 0.9 > 0.1 > votes[1]
 
 
 def test_weighted_boxes_are_the_moments_of_the_boxes():
@@ -184,8 +244,14 @@ def test_evidence_that_is_not_there_is_an_error():
         (["MODEL.PART.HEAD.EVIDENCE", "boxes", "MODEL.PART.HEAD.NAME", "part_box"], "unknown MODEL.PART.HEAD.EVIDENCE"),
         (["MODEL.PART.HEAD.QUERY_ORDER", "given"], "unknown order of queries"),
         (["MODEL.PART.HEAD.QUERY_SCORES", "sum"], "unknown kind of scores"),
+        (["MODEL.PART.HEAD.QUERY_ORDER", "sort", "MODEL.PART.HEAD.QUERIES", "11"], "1 to 10 queries"),
+        (["MODEL.PART.HEAD.EVIDENCE", "masks"], "box_sequence reads detections"),
+        (
+            ["MODEL.PART.HEAD.NAME", "part_to_class", "MODEL.PART.HEAD.PIXEL_WEIGHT", "foreground"],
+            "PIXEL_WEIGHT weights the pixels of masks",
+        ),
         (["MODEL.PART.EXTRACTOR.NAME", "segmenter", "MODEL.SEM_SEG_HEAD.NORM", "BN"], "box_sequence needs a detector"),
-        (["MODEL.DINO.IN_FEATURES", "['res3', 'res6']"], "res6 means stride 64"),
+        (["MODEL.DINO.IN_FEATURES", "['res3', 'res6']"], "the backbone has no res6"),
     ],
 )
 def test_heads_and_extractors_that_do_not_fit_are_refused(example_dataset, options, message):
@@ -211,7 +277,7 @@ def test_predictions_carry_the_detections_in_pixels(setting):
         [first, *_] = model.eval()(batch)
     instances = first["instances"]
     assert instances.image_size == (64, 64)
-    assert len(instances) == 100
+    assert len(instances) == 100  # TEST.DETECTIONS_PER_IMAGE
     assert first["part_probabilities"].shape == (1 + len(model.part_names), 16, 16)
     assert instances.pred_boxes.tensor.abs().max() > 2  # pixels, not shares
 
@@ -237,8 +303,8 @@ def test_objects_follow_the_image_through_its_transforms(example_dataset):
     assert left.gt_classes.tolist() == plain.gt_classes[inside].tolist()
     assert part_instances({**record, "part_labels": "none"}, T.NoOpTransform(), size, "auto") is None
     assert part_instances({**record, "part_labels": "box"}, T.NoOpTransform(), size, "mask") is None
-    stripped = [{key: value for key, value in part.items() if key != "segmentation"} for part in record["annotations"]]
-    filled = part_instances({**record, "part_labels": "box", "annotations": stripped}, T.NoOpTransform(), size, "auto")
+    # an image that counts as labelled with boxes shows no mask, even where the file has one
+    filled = part_instances({**record, "part_labels": "box"}, T.NoOpTransform(), size, "auto")
     areas = filled.gt_masks.tensor.flatten(1).sum(dim=1)
     sides = filled.gt_boxes.tensor[:, 2:] - filled.gt_boxes.tensor[:, :2]
     assert torch.equal(areas.float(), sides.prod(dim=1))

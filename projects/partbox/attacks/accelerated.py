@@ -49,7 +49,8 @@ class AcceleratedAttack(Attack):
 
     @property
     def passes(self) -> int:
-        return self.attack.passes + 1
+        # the clean pass, the search, the verdict, and the search without acceleration where the verdict was another
+        return 2 * self.attack.passes
 
     @property
     def settings(self) -> dict[str, int | float | str | bool]:

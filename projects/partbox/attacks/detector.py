@@ -38,12 +38,15 @@ GOALS: dict[str, tuple[Targets, str, int]] = {
 
 
 def loss_kind(name: str) -> str:
-    """``classification``, ``localisation`` or ``other``, from the words of a detectron2 loss's name.
+    """``classification``, ``localisation``, ``denoising`` or ``other``, from the words of a detectron2 loss's name.
 
     ``loss_box_reg``, ``loss_rpn_loc``, ``loss_mask_3`` are localisation, ``loss_cls``, ``loss_rpn_cls``, ``loss_ce_0``
-    classification.
+    classification; ``loss_ce_dn_0`` judges denoising queries, which are made from the labels and do not exist when the
+    detector is used.
     """
     words = {re.sub(r"\d+$", "", word) for word in name.lower().split("_")}
+    if "dn" in words:
+        return "denoising"
     if words & LOCALISATION:
         return "localisation"
     return "classification" if words & CLASSIFICATION else "other"
@@ -70,7 +73,8 @@ class DetectorPGD:
     """PGD on a detector's own training losses, one image at a time (detectors sum their losses over a batch).
 
     Goals:
-        ``all``, ``classification``, ``localisation``: make these losses of the true objects as large as possible.
+        ``all``, ``classification``, ``localisation``: make these losses of the true objects as large as possible
+            (``all`` but those of denoising queries).
         ``vanish``: make the classification losses of an image without objects as small as possible: nothing is found.
         ``fabricate``: make them as large as possible: objects everywhere.
         ``mislabel``: make the classification losses of the true boxes with wrong labels as small as possible.
@@ -171,7 +175,9 @@ class DetectorPGD:
             AttackError: no loss of the kind that the goal needs, or one that is not finite.
         """
         _, kind, sign = GOALS[self.goal]
-        chosen = [value for name, value in losses.items() if kind in ("all", loss_kind(name))]
+        kinds = {name: loss_kind(name) for name in losses}
+        wanted = {kind} if kind != "all" else {"classification", "localisation", "other"}
+        chosen = [losses[name] for name, own in kinds.items() if own in wanted]
         if not chosen:
             raise AttackError(
                 f"the goal {self.goal} needs {kind} losses, and this detector's are {', '.join(losses) or 'none'}"

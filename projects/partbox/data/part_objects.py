@@ -24,8 +24,8 @@ def part_instances(
         record: one image of a part dataset in detectron2's format.
         transforms: of the image.
         size: (height, width) of the result.
-        supervision: ``box``: boxes and no masks; ``mask``: images with masks only; ``auto``: both, and a box is filled
-            to be the mask of a part that has none.
+        supervision: ``box``: boxes and no masks; ``mask``: images with masks only; ``auto``: both, and in an image that
+            counts as labelled with boxes (``part_labels``) each box is filled to be the mask of its part.
 
     Returns:
         ``gt_classes``, ``gt_boxes`` (XYXY in pixels) and, but for ``box``, ``gt_masks``; None for an image whose parts
@@ -63,7 +63,7 @@ def _box(part: Mapping[str, Any], transforms: T.Transform, size: tuple[int, int]
 def _mask(part: Mapping[str, Any], record: Mapping[str, Any]) -> np.ndarray:
     """uint8 (height, width) of the photograph."""
     height, width = record["height"], record["width"]
-    if part.get("segmentation"):
+    if record["part_labels"] == "mask":
         return decode_mask(part["segmentation"], height, width).astype(np.uint8)
     filled = np.zeros((height, width), dtype=np.uint8)
     box = BoxMode.convert(list(part["bbox"]), part["bbox_mode"], BoxMode.XYWH_ABS)

@@ -108,8 +108,8 @@ class ClassifierSubject:
             goal = perturbation.settings.get("goal") if perturbation.on_parts else None
             if goal == "guided" and self.guides is None:
                 raise ValueError(f"{perturbation.name} needs guides: the part maps of other images")
-            if goal == "inverse" and not self.model.label_needs_evidence:
-                raise ValueError(f"{perturbation.name}: this model's head does not read the parts")
+            if goal == "inverse" and not self.model.reads_masks:
+                raise ValueError(f"{perturbation.name}: this model's head does not read part masks")
 
     def mapper(self, mapper: Mapper, perturbation: Perturbation, seed: int) -> Mapper:
         return mapper

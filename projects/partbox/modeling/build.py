@@ -113,6 +113,8 @@ def _box_sequence(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> 
     channels, head = _channels("box_sequence", extractor), cfg.MODEL.PART.HEAD
     if extractor is None or not extractor.gives_detections:
         raise ValueError("the head box_sequence needs a detector: MODEL.PART.EXTRACTOR.NAME dino or maskdino")
+    if head.EVIDENCE not in ("auto", "detections"):
+        raise ValueError(f"the head box_sequence reads detections, MODEL.PART.HEAD.EVIDENCE is {head.EVIDENCE!r}")
     return BoxSequenceHead(
         channels,
         len(cfg.MODEL.PART.CLASS_NAMES),
@@ -146,11 +148,14 @@ def _two_head(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head
 def _part_to_class(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
     _channels("part_to_class", extractor)
     part = cfg.MODEL.PART
+    from_detections = _from_detections(cfg, "part_to_class", extractor)
+    if from_detections and part.HEAD.PIXEL_WEIGHT != "uniform":
+        raise ValueError("MODEL.PART.HEAD.PIXEL_WEIGHT weights the pixels of masks, and this head reads detections")
     return PartToClassHead(
         channels_to_class(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS, len(part.CLASS_NAMES)),
         learned=part.HEAD.LEARNED,
         pixel_weight=part.HEAD.PIXEL_WEIGHT,
-        from_detections=_from_detections(cfg, "part_to_class", extractor),
+        from_detections=from_detections,
     )
 
 

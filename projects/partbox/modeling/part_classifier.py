@@ -18,7 +18,7 @@ from partbox.data.part_map import IGNORE
 from .build import build_extractor, build_head
 from .evidence import PartEvidence
 from .extractors import Extractor, ExtractorInputs, PartObjects
-from .extractors.detector import detected_parts
+from .extractors.detector import DetectorExtractor, detected_parts
 from .heads import EvidenceHead, FeatureHead
 from .levels import LevelMap
 from .losses import part_loss
@@ -190,14 +190,19 @@ class PartClassifier(nn.Module):
         """Images (B, 3, H, W), float RGB in [0, 1] -> logits (B, K)."""
         return self.run(images, evidence_needed=False).logits
 
+    @property
+    def reads_masks(self) -> bool:
+        """Whether the label depends on part masks: not on detections, and not on features alone."""
+        return isinstance(self.head, EvidenceHead) and not self.head.from_detections
+
     def logits_of_masks(self, mask_logits: Tensor, image_size: tuple[int, int]) -> Tensor:
         """What the head answers to mask logits (B, 1 + P, h, w) of images of (height, width) pixels; (B, K).
 
         Raises:
             ValueError: the head does not read the parts.
         """
-        if not isinstance(self.head, EvidenceHead):
-            raise ValueError(f"{type(self.head).__name__} does not read the parts")
+        if not self.reads_masks:
+            raise ValueError(f"{type(self.head).__name__} does not read part masks")
         logits: Tensor = self.head(PartEvidence(mask_logits, image_size))
         return logits
 
@@ -290,8 +295,7 @@ class PartClassifier(nn.Module):
         needed = self.extractor is not None and self.extractor.needs_part_maps
         return self.predictions(self.run(images, self.targets_of(batch) if needed else None))
 
-    @staticmethod
-    def predictions(output: PartOutput) -> list[dict[str, Any]]:
+    def predictions(self, output: PartOutput) -> list[dict[str, Any]]:
         """Split an output into one prediction an image."""
         probabilities = output.logits.softmax(dim=1)
         labels = probabilities.argmax(dim=1).tolist()
@@ -301,8 +305,9 @@ class PartClassifier(nn.Module):
         if output.evidence is not None and output.evidence.has_masks:
             for prediction, masks in zip(predictions, output.evidence.masks, strict=True):
                 prediction["part_probabilities"] = masks
-        if output.evidence is not None and output.evidence.has_detections:
-            for prediction, instances in zip(predictions, detected_parts(output.evidence), strict=True):
+        if output.evidence is not None and isinstance(self.extractor, DetectorExtractor):
+            shown = self.extractor.shown
+            for prediction, instances in zip(predictions, detected_parts(output.evidence, shown), strict=True):
                 prediction["instances"] = instances
         return predictions
 

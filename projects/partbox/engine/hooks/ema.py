@@ -9,6 +9,21 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 
+class _Average(ModelEmaV3):
+    """timm's average, with a tensor that has several names (a detector's shared head) averaged once a step."""
+
+    def apply_update_(self, model: nn.Module, decay: float) -> None:
+        for averaged, trained in (
+            (dict(self.module.named_parameters()), dict(model.named_parameters())),
+            (dict(self.module.named_buffers()), dict(model.named_buffers())),
+        ):
+            for name, value in averaged.items():
+                if value.is_floating_point():
+                    value.lerp_(trained[name].to(value), 1 - decay)
+                else:
+                    value.copy_(trained[name])
+
+
 class WeightAveraging(HookBase):
     """Keeps an average of the weights and of BatchNorm's statistics; the trained weights stay as they are.
 
@@ -20,7 +35,7 @@ class WeightAveraging(HookBase):
     def __init__(self, model: nn.Module, *, decay: float) -> None:
         if not 0 < decay < 1:
             raise ValueError(f"SOLVER.EMA.DECAY must lie in (0, 1), not {decay}")
-        self.average = ModelEmaV3(model, decay=decay, use_warmup=True)
+        self.average = _Average(model, decay=decay, use_warmup=True)
 
     @property
     def module(self) -> nn.Module:

@@ -36,14 +36,17 @@ class WeightPerturbation:
         call = _Call(losses, model)
         weights = {name: p for name, p in call.named_parameters() if p.requires_grad and p.dim() > 1}
         buffers = {name: buffer.clone() for name, buffer in call.named_buffers()}
-        total = torch.stack([loss.float() for loss in functional_call(call, buffers, inputs).values()]).sum()
+        total = torch.stack(
+            [loss.float() for loss in functional_call(call, buffers, inputs, tie_weights=False).values()]
+        ).sum()
         gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
         moved = {
             name: weight + self._move(weight.detach(), gradient)
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
             if gradient is not None
         }
-        result: Losses = functional_call(call, moved, inputs)
+        # Modules under several names (a detector's shared heads) are replaced once, and put back once.
+        result: Losses = functional_call(call, moved, inputs, tie_weights=False)
         return result
 
     def _move(self, weight: Tensor, gradient: Tensor) -> Tensor:

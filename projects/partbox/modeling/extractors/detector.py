@@ -65,17 +65,21 @@ class DetectorExtractor(Extractor):
         names: of the pyramid's features in the backbone.
         criterion: the detection losses.
         queries: number of queries.
+        shown: detections of an image in predictions, at most.
     """
 
     gives_detections = True
     learns_objects = True
 
-    def __init__(self, num_channels: int, names: dict[str, str], criterion: Criterion, queries: int) -> None:
+    def __init__(
+        self, num_channels: int, names: dict[str, str], criterion: Criterion, queries: int, shown: int
+    ) -> None:
         super().__init__()
         self.num_channels = num_channels
         self.names = names
         self.criterion = criterion
         self.queries = queries
+        self.shown = shown
         self.draws = Draws()
 
     def find(self, features: dict[str, Tensor], images: Tensor, targets: Sequence[Target] | None) -> Outputs:
@@ -142,9 +146,15 @@ class DinoExtractor(DetectorExtractor):
     gives_masks = False
 
     def __init__(
-        self, detector: DINOHeads, in_features: Sequence[str], names: dict[str, str], criterion: Criterion
+        self,
+        detector: DINOHeads,
+        in_features: Sequence[str],
+        names: dict[str, str],
+        criterion: Criterion,
+        *,
+        shown: int,
     ) -> None:
-        super().__init__(detector.settings.classes, names, criterion, detector.settings.queries)
+        super().__init__(detector.settings.classes, names, criterion, detector.settings.queries, shown)
         self.detector = detector
         self.in_features = list(in_features)
 
@@ -156,10 +166,11 @@ class DinoExtractor(DetectorExtractor):
         complete.MODEL.DINO.NUM_CLASSES = num_channels
         names = pyramid(shapes)
         wanted = list(cfg.MODEL.DINO.IN_FEATURES)
-        _check_features("MODEL.DINO.IN_FEATURES", wanted, names, shapes)
+        _check_features("MODEL.DINO.IN_FEATURES", wanted, names)
         channels = [shapes[names[name]].channels or 0 for name in wanted]
         detector = DINOHeads(channels, dino_settings(complete))
-        return cls(detector, wanted, {name: names[name] for name in wanted}, dino_criterion(complete))
+        read = {name: names[name] for name in wanted}
+        return cls(detector, wanted, read, dino_criterion(complete), shown=cfg.MODEL.DINO.NUM_SELECT)
 
     def find(self, features: dict[str, Tensor], images: Tensor, targets: Sequence[Target] | None) -> Outputs:
         padding = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool, device=images.device)
@@ -172,14 +183,17 @@ class DinoExtractor(DetectorExtractor):
 class MaskDinoExtractor(DetectorExtractor):
     """Mask DINO: boxes, scores and masks (``MODEL.MaskDINO`` and ``MODEL.SEM_SEG_HEAD``)."""
 
-    def __init__(self, detector: MaskDINOHead, names: dict[str, str], criterion: Criterion) -> None:
+    def __init__(
+        self, detector: MaskDINOHead, names: dict[str, str], criterion: Criterion, *, learns_masks: bool, shown: int
+    ) -> None:
         settings = detector.predictor.settings
-        super().__init__(settings.classes, names, criterion, settings.queries)
+        super().__init__(settings.classes, names, criterion, settings.queries, shown)
         self.detector = detector
+        self.gives_masks = learns_masks
 
     @classmethod
     def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec], num_channels: int) -> MaskDinoExtractor:
-        """Under ``MODEL.PART.EXTRACTOR.SUPERVISION box`` without mask terms, and without initial boxes from masks.
+        """Under ``MODEL.PART.EXTRACTOR.SUPERVISION box`` nobody teaches the masks, and the evidence has none.
 
         Raises:
             ValueError: no feature of a stride that the detector reads, or choices that do not go together.
@@ -188,13 +202,16 @@ class MaskDinoExtractor(DetectorExtractor):
         complete.defrost()
         complete.MODEL.SEM_SEG_HEAD.NUM_CLASSES = num_channels
         node = complete.MODEL.MaskDINO
-        if cfg.MODEL.PART.EXTRACTOR.SUPERVISION == "box":
+        if node.SEMANTIC_CE_LOSS:
+            raise ValueError("MODEL.MaskDINO.SEMANTIC_CE_LOSS is for semantic segmentation, not for a part extractor")
+        learns_masks = cfg.MODEL.PART.EXTRACTOR.SUPERVISION != "box"
+        if not learns_masks:
             node.MASK_WEIGHT = node.DICE_WEIGHT = node.COST_MASK_WEIGHT = node.COST_DICE_WEIGHT = 0.0
             node.INITIALIZE_BOX_TYPE = "no"
-            logger.info("Mask DINO learns from boxes alone: no mask terms, no initial boxes from masks")
+            logger.info("Mask DINO learns from boxes alone: no mask terms, no initial boxes from masks, no masks")
         names = pyramid(shapes)
         key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
-        _check_features(key, complete.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, names, shapes)
+        _check_features(key, complete.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, names)
         parts = maskdino_parts(complete)
         features = {name: shapes[source] for name, source in names.items()}
         detector = MaskDINOHead(
@@ -204,19 +221,21 @@ class MaskDinoExtractor(DetectorExtractor):
         criterion = Criterion(
             CriterionSettings(**parts["criterion"]), HungarianMatcher(MatchingCosts(**parts["matcher"]))
         )
-        return cls(detector, names, criterion)
+        return cls(detector, names, criterion, learns_masks=learns_masks, shown=cfg.TEST.DETECTIONS_PER_IMAGE)
 
     def find(self, features: dict[str, Tensor], images: Tensor, targets: Sequence[Target] | None) -> Outputs:
         outputs: Outputs = self.detector(features, targets, draws=self.draws, every_mask=targets is not None)
         return outputs
 
     def evidence(self, predictions: Predictions, image_size: tuple[int, int]) -> PartEvidence:
+        detections = PartDetections(predictions.logits, predictions.boxes)
+        if not self.gives_masks:
+            return PartEvidence(None, image_size, detections)
         assert predictions.masks is not None
-        masks = masks_of_queries(predictions.logits, predictions.masks)
-        return PartEvidence(masks, image_size, PartDetections(predictions.logits, predictions.boxes))
+        return PartEvidence(masks_of_queries(predictions.logits, predictions.masks), image_size, detections)
 
 
-def detected_parts(evidence: PartEvidence, count: int = 100) -> list[Instances]:
+def detected_parts(evidence: PartEvidence, count: int) -> list[Instances]:
     """detectron2's instances of each image, at most ``count``: boxes XYXY in pixels, scores, classes (channels)."""
     height, width = evidence.image_size
     detections = evidence.detections
@@ -226,11 +245,10 @@ def detected_parts(evidence: PartEvidence, count: int = 100) -> list[Instances]:
     ]
 
 
-def _check_features(key: str, wanted: Sequence[str], names: dict[str, str], shapes: dict[str, ShapeSpec]) -> None:
+def _check_features(key: str, wanted: Sequence[str], names: dict[str, str]) -> None:
     missing = [name for name in wanted if name not in names]
     if missing:
-        strides = {name: shape.stride for name, shape in shapes.items()}
         raise ValueError(
-            f"{key}: {missing[0]} means stride {2 ** int(missing[0].removeprefix('res') or 0)}, and the backbone has "
-            f"strides {strides}: set MODEL.PART.BACKBONE.OUTPUT_STRIDE 32, or other features"
+            f"{key}: the backbone has no {missing[0]}; it has {', '.join(names)} (res3 is its deepest feature of "
+            "stride 8, res4 of 16, res5 of 32): set MODEL.PART.BACKBONE.OUTPUT_STRIDE 32, or other features"
         )

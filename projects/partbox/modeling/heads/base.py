@@ -8,7 +8,13 @@ from ..evidence import PartEvidence
 
 
 class EvidenceHead(nn.Module):
-    """Names the object from the part evidence alone: there is no other path from the image to the label."""
+    """Names the object from the part evidence alone: there is no other path from the image to the label.
+
+    Attributes:
+        from_detections: whether it reads a detector's queries rather than masks.
+    """
+
+    from_detections = False
 
     def forward(self, evidence: PartEvidence) -> Tensor:
         """Logits (B, K)."""

@@ -15,8 +15,17 @@ Order = Literal["pool", "sort"]
 
 
 def query_features(detections: PartDetections, scores: Scores) -> Tensor:
-    """Class scores, over the parts and not over the queries, and box in [-1, 1] of each query, (B, Q, P + 4)."""
-    probability = detections.logits.softmax(dim=-1) if scores == "softmax" else detections.logits.sigmoid()
+    """Class scores, over the parts and not over the queries, and box in [-1, 1] of each query, (B, Q, P + 4).
+
+    The softmax has "no part" as one more class, whose logit is 0 and whose score is left out: without it a query that
+    shows nothing would look like one that shows something, since a softmax does not change with the size of all logits
+    together.
+    """
+    if scores == "sigmoid":
+        probability = detections.logits.sigmoid()
+    else:
+        nothing = torch.zeros_like(detections.logits[..., :1])
+        probability = torch.cat([detections.logits, nothing], dim=-1).softmax(dim=-1)[..., :-1]
     return torch.cat([probability, detections.boxes * 2 - 1], dim=-1)
 
 
@@ -33,11 +42,13 @@ class BoxSequenceHead(EvidenceHead):
         order: ``pool`` or ``sort``.
         scores: ``softmax`` over the parts, or ``sigmoid`` of each.
         hidden: units of the hidden layer (64 in the original).
-        kept: queries that ``sort`` looks at, at most.
+        kept: queries that ``sort`` looks at.
 
     Raises:
-        ValueError: an unknown order or kind of scores.
+        ValueError: an unknown order or kind of scores, or more queries to look at than there are.
     """
+
+    from_detections = True
 
     def __init__(
         self,
@@ -55,7 +66,9 @@ class BoxSequenceHead(EvidenceHead):
             raise ValueError(f"unknown order of queries {order!r}; known: pool, sort")
         if scores not in ("softmax", "sigmoid"):
             raise ValueError(f"unknown kind of scores {scores!r}; known: softmax, sigmoid")
-        self.order, self.scores, self.kept = order, scores, min(kept, queries)
+        if order == "sort" and not 1 <= kept <= queries:
+            raise ValueError(f"sort looks at 1 to {queries} queries (as many as the detector has), not at {kept}")
+        self.order, self.scores, self.kept = order, scores, kept
         width = num_channels + 4
         self.shared: nn.Module = (
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU()) if order == "pool" else nn.Identity()

@@ -15,7 +15,10 @@ PixelWeight = Literal["uniform", "foreground"]
 
 
 class PartToClassHead(EvidenceHead):
-    """Mean over the pixels of (part mask logits x part-to-class matrix); or the detector's logits x matrix.
+    """Mean over the pixels of (part mask logits x part-to-class matrix); or a detector's scores x matrix.
+
+    Scores are in [0, 1], so that a part that is not found is no vote against its class: logits, which are far below
+    zero for most parts, would name the class with the fewest parts.
 
     Args:
         matrix: (P, K), each row sums to 1: the class that a part votes for. Row p belongs to mask channel 1 + p.
@@ -51,7 +54,7 @@ class PartToClassHead(EvidenceHead):
 
     def forward(self, evidence: PartEvidence) -> Tensor:
         if self.from_detections:
-            return detected_scores(evidence.detections) @ self.matrix
+            return detected_scores(evidence.detections).sigmoid() @ self.matrix
         background, parts = evidence.mask_logits[:, :1], evidence.mask_logits[:, 1:]
         if self.pixel_weight == "foreground":
             weight = torch.sigmoid(parts.sum(dim=1, keepdim=True) - background).clamp_min(1e-6)
