@@ -48,7 +48,9 @@ def maskdino_config(described: Described, *, denoising: str | None = None) -> Cf
     node.DN = denoising if denoising is not None else described["dn"]
     node.DN_NUM, node.DN_NOISE_SCALE = described["dn_num"], described["dn_noise_scale"]
     node.CLASS_PRIOR, node.PARITY = False, True
-    node.SEMANTIC_CE_LOSS = described["semantic_ce_loss"]
+    node.DEEP_SUPERVISION = "loss_ce_0" in described.get("weight_dict", {"loss_ce_0": 0})
+    # the official code looks at it in semantic segmentation only
+    node.SEMANTIC_CE_LOSS = bool(described["semantic_ce_loss"] and described["semantic_on"])
     node.SIZE_DIVISIBILITY = described["size_divisibility"]
     node.TRAIN_NUM_POINTS = described["train_num_points"]
     node.OVERSAMPLE_RATIO = described["oversample_ratio"]
@@ -65,7 +67,7 @@ def _pixel_decoder(cfg: CfgNode, described: Described) -> None:
     head.NUM_CLASSES = described["num_classes"]
     head.CONVS_DIM = described["convs_dim"]
     head.MASK_DIM = described["mask_dim"]
-    head.NORM = "GN"
+    head.NORM = described["norm"].removesuffix("(32)")
     head.COMMON_STRIDE = described["common_stride"]
     head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = list(described["encoder_in_features"])
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = described["n_points"]
@@ -140,11 +142,19 @@ def dino_config(described: Described, *, denoising: bool) -> CfgNode:
     node.EMBED_INIT_TGT = described["embed_init_tgt"]
     node.PE_TEMPERATURE = float(described.get("pe_temperature", described.get("pe_temperatureH")))
     node.USE_DN = denoising
+    _refuse_what_is_fixed_here(described)
+    weights = described.get("weight_dict")
+    if weights:
+        node.CLASS_WEIGHT, node.BOX_WEIGHT = float(weights["loss_ce"]), float(weights["loss_bbox"])
+        node.GIOU_WEIGHT = float(weights["loss_giou"])
+        node.DEEP_SUPERVISION = "loss_ce_0" in weights
     node.DN_BOX_NOISE_SCALE = described["dn_box_noise_scale"]
     node.DN_LABEL_NOISE_RATIO = described["dn_label_noise_ratio"]
     node.NUM_SELECT = described["num_select"]
     if official:
         node.DN_LABELBOOK_SIZE = described["dn_labelbook_size"]
+        node.DROPOUT = described["dropout"]
+        node.IN_FEATURES = [f"res{2 + i}" for i in described["return_interm_indices"]]
         node.CLASS_WEIGHT, node.BOX_WEIGHT = described["cls_loss_coef"], described["bbox_loss_coef"]
         node.GIOU_WEIGHT = described["giou_loss_coef"]
         cfg.MODEL.BACKBONE.NAME = "build_torchvision_resnet_backbone"
@@ -157,6 +167,30 @@ def dino_config(described: Described, *, denoising: bool) -> CfgNode:
             cost["giou"],
         )
     return cfg
+
+
+# Settings of the official DINO that have one value here.
+FIXED = {
+    "focal_alpha": 0.25,
+    "two_stage_bbox_embed_share": False,
+    "two_stage_class_embed_share": False,
+    "dec_pred_bbox_embed_share": True,
+    "dec_pred_class_embed_share": True,
+    "num_patterns": 0,
+    "pre_norm": False,
+    "use_detached_boxes_dec_out": False,
+    "two_stage_learn_wh": False,
+    "two_stage_default_hw": 0.05,
+}
+
+
+def _refuse_what_is_fixed_here(described: Described) -> None:
+    """Raises ValueError for a setting that this DINO cannot have."""
+    for key, value in FIXED.items():
+        if described.get(key, value) != value:
+            raise ValueError(f"{key} is {described[key]!r} in the reference, and only {value!r} exists here")
+    if described.get("pe_temperatureH") != described.get("pe_temperatureW"):
+        raise ValueError("pe_temperatureH and pe_temperatureW differ in the reference, and only one exists here")
 
 
 SHORT = ("c", "hidden", "heads", "ffn", "enc", "dec", "q", "dn")

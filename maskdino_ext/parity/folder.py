@@ -27,6 +27,7 @@ def runs_of(folder: Path) -> Iterator[Run]:
 
     Raises:
         FileNotFoundError: no run in the folder, or files of a run that are not there.
+        ValueError: a file beside weights that describes something else.
     """
     any_run = False
     for path in sorted(folder.glob("*.json")):
@@ -39,6 +40,8 @@ def runs_of(folder: Path) -> Iterator[Run]:
             found = _maskdino_runs(path, document)
         elif path.stem.startswith("dino_") and "two_stage_type" in document.get("cfg", {}) and "train" in document:
             found = _dino_runs(path, document)
+        elif path.with_name(f"{path.stem}_model.pt").exists():
+            raise ValueError(f"{path.name} describes no run that is known here, and weights of that name are beside it")
         else:
             continue
         for run in found:
@@ -65,23 +68,37 @@ def _decoder_runs(path: Path, document: dict[str, Any]) -> Iterator[Run]:
 def _maskdino_runs(path: Path, document: dict[str, Any]) -> Iterator[Run]:
     images = path.with_name(f"maskdino_{document['cfg']['set']}_images.pt")
     for file in _files(path):
-        yield file.stem, partial(_maskdino, path, file, images, document["cfg"])
+        yield file.stem, partial(_maskdino, path, file, images, _with_training(document, file))
+
+
+def _with_training(document: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The description of a run with the kind of denoising and the weights of the losses that its training step had."""
+    described = dict(document["cfg"])
+    steps = document.get("train", {})
+    without = [kind for kind in steps if kind in ("no", "dnoff")]
+    kinds = without if file.stem.endswith("_dnoff") else [kind for kind in steps if kind not in without]
+    if "_train_" in file.stem and kinds:
+        described["training_denoising"] = kinds[0]
+        described["weight_dict"] = steps[kinds[0]].get("weight_dict", {})
+    return described
 
 
 def _maskdino(path: Path, file: Path, images: Path, described: dict[str, Any]) -> Comparison:
     state, seen, stored = load(path.with_name(f"{path.stem}_model.pt")), load(images), load(file)
     if file.stem.endswith("_eval"):
         return compare_maskdino_evaluation(file.stem, described, state, seen, stored)
-    denoising = "seg" if file.stem.endswith("_dnon") else "no"
+    denoising = described.get("training_denoising", "seg" if file.stem.endswith("_dnon") else "no")
     return compare_across_edges(
         partial(compare_maskdino_training, file.stem, described, state, seen, stored, denoising)
     )
 
 
 def _dino_runs(path: Path, document: dict[str, Any]) -> Iterator[Run]:
-    inputs = path.with_name(f"dino_{path.stem.split('_')[1]}_inputs.pt")
+    sets = [file for file in path.parent.glob("dino_*_inputs.pt") if path.stem.startswith(file.stem[: -len("inputs")])]
+    if len(sets) != 1:
+        raise FileNotFoundError(f"{path.name} needs the inputs of its set, one file such as dino_A_inputs.pt")
     for file in _files(path):
-        yield file.stem, partial(_dino, path, file, inputs, document["cfg"])
+        yield file.stem, partial(_dino, path, file, sets[0], _with_training(document, file))
 
 
 def _dino(path: Path, file: Path, inputs: Path, described: dict[str, Any]) -> Comparison:

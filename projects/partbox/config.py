@@ -64,7 +64,8 @@ def _add_model(cfg: CfgNode) -> None:
     # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound, not attackable),
     # "dino" (boxes; MODEL.DINO) or "maskdino" (boxes and masks; MODEL.MaskDINO and MODEL.SEM_SEG_HEAD).
     part.EXTRACTOR.NAME = "segmenter"
-    # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together).
+    # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together). A
+    # detector's objects stay single parts, named after their class or all alike.
     part.EXTRACTOR.LEVEL = "part"
     # What the part term learns from: "mask" (images with masks only), "box" (boxes alone, filled), or "auto" (masks
     # where an image has them, else its boxes).
@@ -92,7 +93,7 @@ def _add_model(cfg: CfgNode) -> None:
 
     # Weight c of the part term: loss = (1 - c) classification + c parts.
     part.LOSS_WEIGHT = 0.5
-    # Where masks are compared with labels: "image" (masks enlarged to the image) or "evidence" (labels reduced).
+    # segmenter: where masks are compared with labels, "image" (masks enlarged to it) or "evidence" (labels reduced)
     part.LOSS_RESOLUTION = "image"
     part.LABEL_SMOOTHING = 0.0  # of the classification term
     # BatchNorm of the backbone during training: "train" (batch statistics, running ones updated) or "frozen"

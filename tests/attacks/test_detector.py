@@ -30,9 +30,10 @@ class Losses:
     ("name", "kind"),
     [
         *[(name, "classification") for name in ("loss_cls", "loss_rpn_cls", "loss_ce_3", "loss_cls_stage2")],
-        *[(name, "classification") for name in ("loss_objectness", "loss_focal", "loss_ce_dn_0", "loss_ce_interm")],
+        *[(name, "classification") for name in ("loss_objectness", "loss_focal", "loss_ce_interm")],
         *[(name, "localisation") for name in ("loss_box_reg", "loss_rpn_loc", "loss_mask", "loss_bbox_4", "loss_giou")],
-        *[(name, "localisation") for name in ("loss_dice_dn_8", "loss_box_reg_stage1", "loss_fcos_ctrness")],
+        *[(name, "localisation") for name in ("loss_dice_8", "loss_box_reg_stage1", "loss_fcos_ctrness")],
+        *[(name, "denoising") for name in ("loss_ce_dn_0", "loss_dice_dn_8", "loss_bbox_dn")],
         *[(name, "other") for name in ("loss_sem_seg", "loss_contrast", "total_loss")],
     ],
 )
@@ -57,6 +58,21 @@ def test_each_goal_moves_its_losses_in_its_direction(goal, norm):
     assert float(threat.distance(image[None], result.image[None])) == pytest.approx(0.1, rel=1e-4)
     assert result.queries == 7 == DetectorPGD(threat, goal, steps=6).passes
     assert not result.zero_gradient
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_losses_of_denoising_queries_are_no_goal(goal):
+    """They judge queries made from the labels, which do not exist when the detector is used."""
+
+    def losses(image: Tensor, targets: str, draw: int) -> dict[str, Tensor]:
+        small = image[:, :4].sum()
+        return {"loss_cls": small, "loss_bbox": small, "loss_ce_dn_0": 1e3 * image[:, 4:].sum() * -1}
+
+    image = torch.full((3, 8, 8), 0.5)
+    attack = DetectorPGD(EPS, goal, steps=2, random_start=False)
+    moved = attack(losses, image, image_id=1).image - image
+    assert (moved[:, :4].abs() > 0).all()
+    assert (moved[:, 4:] == 0).all()
 
 
 def test_the_best_iterate_is_kept_not_the_last():

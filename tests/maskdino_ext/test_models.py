@@ -323,12 +323,13 @@ def test_settings_change_what_they_say():
     assert book.label_enc.weight.shape[0] == 10
     content = small_transformer("DINO", "MODEL.DINO.EMBED_INIT_TGT", False)
     assert "transformer.tgt_embed.weight" not in content.state_dict()
-    with torch.no_grad():
-        cold, warm = (
-            small_transformer("DINO", "MODEL.DINO.PE_TEMPERATURE", value).eval()([one])[0]["instances"].scores
-            for value in (20.0, 10000.0)
-        )
-    assert not torch.equal(cold, warm)
+    cold, warm = (
+        small_transformer("DINO", "MODEL.DINO.PE_TEMPERATURE", value)
+        .transformer.encode([torch.zeros(1, 64, 4, 4)] * 4, [torch.zeros(1, 4, 4, dtype=torch.bool)] * 4)
+        .position
+        for value in (20.0, 10000.0)
+    )
+    assert not torch.allclose(cold, warm, atol=0.1)
 
 
 def test_scores_of_instances_are_of_the_class_or_of_the_mask_too():
