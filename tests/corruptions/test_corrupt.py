@@ -77,8 +77,12 @@ def test_kinds_equal_the_reference_numbers(kind, shared):
                     assert changes[0].std() == pytest.approx(changes[1].std(), rel=0.05)
                     # 3 % of 46,000 values are changed: two samples of the mean differ by up to 8 %
                     assert np.abs(changes[0]).mean() == pytest.approx(np.abs(changes[1]).mean(), rel=0.08)
-                else:
-                    np.testing.assert_array_equal(ours, wanted, err_msg=f"{name} {severity}")
+                elif not np.array_equal(ours, wanted):
+                    # another processor rounds some sums to another level: the library does so there, too
+                    np.testing.assert_array_equal(ours, library(image, kind, severity, 0), err_msg=f"{name} {severity}")
+                    different = np.abs(ours.astype(int) - wanted)
+                    assert different.max() <= 1
+                    assert (different > 0).mean() < 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
