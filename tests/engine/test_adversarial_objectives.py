@@ -149,7 +149,7 @@ def test_the_attack_can_aim_at_the_parts(example_dataset, goal, region):
 
 def test_aiming_at_parts_needs_parts(example_dataset):
     cfg = small_config(example_dataset, *MODELS["normal"], "ADVERSARY.OBJECTIVE", "pgd", "ADVERSARY.GOAL", "parts")
-    with pytest.raises(ConfigError, match="part model"):
+    with pytest.raises(ConfigError, match="model with part masks"):
         check_attackable(cfg, build_classifier(cfg), training=True)
 
 
