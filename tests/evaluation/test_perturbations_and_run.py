@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from small_models import MODELS, small_config
+from small_models import DETECTOR_MODELS, MODELS, small_config
 
 from partbox.data.loader import build_test_loader
 from partbox.data.mapper import PartDatasetMapper
@@ -315,8 +315,25 @@ def test_attacks_on_parts_need_parts(example_dataset):
     with pytest.raises(ValueError, match="needs guides"):
         evaluate(build_classifier(small_config(example_dataset, *MODELS["part_box"])), [], guided, progress=False)
     inverse = build_perturbations([{"name": "parts", "eps": "8/255", "goal": "inverse"}])
-    with pytest.raises(ValueError, match="does not read the parts"):
+    with pytest.raises(ValueError, match="does not read part masks"):
         evaluate(build_classifier(small_config(example_dataset, *MODELS["two_head"])), [], inverse, progress=False)
+    detections = build_classifier(small_config(example_dataset, *DETECTOR_MODELS["maskdino_box_sequence"]))
+    with pytest.raises(ValueError, match="does not read part masks"):
+        evaluate(detections, [], inverse, progress=False)
+    boxes = build_classifier(small_config(example_dataset, *DETECTOR_MODELS["dino_part_box"]))
+    with pytest.raises(ValueError, match="extractor gives none"):
+        evaluate(boxes, [], perturbations, progress=False)
+
+
+def test_attacks_on_masks_that_the_label_does_not_read_are_noted(example_dataset):
+    cfg = small_config(example_dataset, *MODELS["two_head"])
+    model = build_classifier(cfg).eval()
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    loader = build_test_loader(example_dataset.records[:2], mapper, batch_size=2)
+    attack = build_perturbations([{"name": "parts", "eps": "8/255", "steps": 1}])
+    outcome = evaluate(model, loader, attack, progress=False)
+    notes = outcome.results["by_perturbation"][attack[1].name]["notes"]
+    assert any("do not decide the label" in note for note in notes)
 
 
 def test_guides_are_of_another_class_and_depend_on_seed_and_image_only(example_dataset):

@@ -165,6 +165,8 @@ class ClassifierSubject:
             part_maps = part_maps.clone()
             part_maps[unlabelled] = enlarged[:, 0].to(part_maps)
             notes = ("images without part labels were attacked on the parts that the model sees in the clean image",)
+        if not self.model.reads_masks:
+            notes += ("the masks that are attacked do not decide the label: the head reads something else",)
         ids = [sample["image_id"] for sample in batch]
         more: dict[str, Any] = {}
         if perturbation.settings["goal"] == "guided" and self.guides is not None:
