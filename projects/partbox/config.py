@@ -71,25 +71,7 @@ def _add_model(cfg: CfgNode) -> None:
     # where an image has them, else its boxes).
     part.EXTRACTOR.SUPERVISION = "auto"
 
-    part.HEAD = CfgNode()
-    # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class", "box_sequence" (detectors).
-    part.HEAD.NAME = "part_box"
-    part.HEAD.HIDDEN = 50  # units of the hidden layer of part_box, part_pooling and box_sequence
-    # What part_box and part_to_class read: "masks", "detections", or "auto" (masks where the extractor gives them).
-    part.HEAD.EVIDENCE = "auto"
-    # box_sequence: "pool" (maximum and mean over the queries) or "sort" (the QUERIES with the largest scores in order)
-    part.HEAD.QUERY_ORDER = "pool"
-    part.HEAD.QUERIES = 50
-    part.HEAD.QUERY_SCORES = "softmax"  # box_sequence: "softmax" over the parts, or "sigmoid" of each
-    part.HEAD.KEEP_BACKGROUND = True  # part_pooling: whether the background's mask reaches the head
-    part.HEAD.POOL_SIZE = 4  # part_pooling: cells a side
-    part.HEAD.POOL_NORM = False  # part_pooling: BatchNorm and ReLU on the pooled masks
-    part.HEAD.SCORE = True  # part_box: whether each part's score is a feature beside its box
-    part.HEAD.NORMALIZED_BOXES = True  # part_box: boxes in [-1, 1] (else in pixels of the network's input)
-    part.HEAD.PART_CONV = False  # part_box: mix features with Conv1d(features, 10, 1), shared over the parts
-    part.HEAD.LEARNED = False  # part_to_class: learn the part-to-class matrix instead of the labels' fixed one
-    # part_to_class: weight of a pixel in the mean, "uniform" or "foreground" (sigmoid of parts minus background).
-    part.HEAD.PIXEL_WEIGHT = "uniform"
+    _add_head(part)
 
     # Weight c of the part term: loss = (1 - c) classification + c parts.
     part.LOSS_WEIGHT = 0.5
@@ -103,6 +85,28 @@ def _add_model(cfg: CfgNode) -> None:
     # Memory layout: channels last makes convolutions on CPUs up to 1.6 times faster; with torch 2.14 it crashes some
     # networks there (repvgg_a0), so it is off unless a configuration asks for it.
     part.CHANNELS_LAST = False
+
+
+def _add_head(part: CfgNode) -> None:
+    head = part.HEAD = CfgNode()
+    # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class", "box_sequence" (detectors).
+    head.NAME = "part_box"
+    head.HIDDEN = 50  # units of the hidden layer of part_box, part_pooling and box_sequence
+    # What part_box and part_to_class read: "masks", "detections", or "auto" (masks where the extractor gives them).
+    head.EVIDENCE = "auto"
+    # box_sequence: "pool" (maximum and mean over the queries) or "sort" (the QUERIES with the largest scores in order)
+    head.QUERY_ORDER = "pool"
+    head.QUERIES = 50
+    head.QUERY_SCORES = "softmax"  # box_sequence: "softmax" over the parts, or "sigmoid" of each
+    head.KEEP_BACKGROUND = True  # part_pooling: whether the background's mask reaches the head
+    head.POOL_SIZE = 4  # part_pooling: cells a side
+    head.POOL_NORM = False  # part_pooling: BatchNorm and ReLU on the pooled masks
+    head.SCORE = True  # part_box: whether each part's score is a feature beside its box
+    head.NORMALIZED_BOXES = True  # part_box: boxes in [-1, 1] (else in pixels of the network's input)
+    head.PART_CONV = False  # part_box: mix features with Conv1d(features, 10, 1), shared over the parts
+    head.LEARNED = False  # part_to_class: learn the part-to-class matrix instead of the labels' fixed one
+    # part_to_class: weight of a pixel in the mean, "uniform" or "foreground" (sigmoid of parts minus background).
+    head.PIXEL_WEIGHT = "uniform"
 
 
 def _add_solver(cfg: CfgNode) -> None:
