@@ -121,7 +121,7 @@ class DINO(DINOHeads):
             height, width = int(sample.get("height", size[0])), int(sample.get("width", size[1]))
             found = scaled_boxes(boxes, width, height)
             results.append(
-                {"instances": instances_from_boxes(logits.sigmoid(), found, self.detections, (height, width))}
+                {"instances": instances_from_boxes(logits.float().sigmoid(), found, self.detections, (height, width))}
             )
         return results
 

@@ -226,6 +226,7 @@ class MaskDINO(nn.Module):
     ) -> dict[str, Any]:
         """Of one image: ``size`` within ``padded`` becomes ``output``, each (H, W)."""
         test, softmax = self.test, self.criterion.settings.softmax
+        logits, masks = logits.float(), masks.float()  # scores of half precision have ties
         result: dict[str, Any] = {}
         if test.crop_first:
             masks = sem_seg_postprocess(masks, size, *output)

@@ -282,6 +282,13 @@ def test_predictions_carry_the_detections_in_pixels(setting):
     assert instances.pred_boxes.tensor.abs().max() > 2  # pixels, not shares
 
 
+def test_a_detector_of_boxes_gets_no_masks(setting):
+    _, boxes = setting("dino_part_box", count=1)
+    _, masks = setting("maskdino_part_box", count=1)
+    assert not boxes[0]["instances"].has("gt_masks")
+    assert masks[0]["instances"].has("gt_masks")
+
+
 def test_objects_follow_the_image_through_its_transforms(example_dataset):
     record = example_dataset.records[0]
     size = (record["height"], record["width"])

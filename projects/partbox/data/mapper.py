@@ -18,7 +18,7 @@ from .part_json import PartDatasetError
 from .part_map import IGNORE, paint_part_map
 from .part_objects import part_instances
 
-DETECTORS = ("dino", "maskdino")  # extractors that learn from parts as objects
+OBJECTS = {"dino": "boxes", "maskdino": "masks"}  # extractors that learn from parts as objects
 
 
 class PartDatasetMapper:
@@ -38,7 +38,7 @@ class PartDatasetMapper:
             images that have masks, boxes of the others.
         augmentations: None = test.
         part_maps: whether part maps are wanted; without them no mask is decoded.
-        part_objects: whether ``instances`` are wanted.
+        part_objects: whether ``instances`` are wanted: ``none``, ``boxes`` or ``masks`` (with boxes).
     """
 
     image_format = "RGB"
@@ -50,7 +50,7 @@ class PartDatasetMapper:
         supervision: str,
         augmentations: list[T.Augmentation] | None,
         part_maps: bool = True,
-        part_objects: bool = False,
+        part_objects: str = "none",
     ) -> None:
         self.size = size
         self.supervision = supervision
@@ -79,7 +79,7 @@ class PartDatasetMapper:
             supervision=extractor.SUPERVISION if is_train else "auto",
             augmentations=steps,
             part_maps=part_maps and extractor.NAME != "none",
-            part_objects=is_train and extractor.NAME in DETECTORS,
+            part_objects=OBJECTS.get(extractor.NAME, "none") if is_train else "none",
         )
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,8 +96,10 @@ class PartDatasetMapper:
         sample["image"] = torch.from_numpy(np.ascontiguousarray(found.image.transpose(2, 0, 1)))
         if self.part_maps:
             sample["part_map"] = self._part_map(record, transforms)
-        if self.part_objects:
-            instances = part_instances(record, transforms, self.size, self.supervision)
+        if self.part_objects != "none":
+            instances = part_instances(
+                record, transforms, self.size, self.supervision, wants_masks=self.part_objects == "masks"
+            )
             if instances is not None:
                 sample["instances"] = instances
         if not self.is_train:

@@ -16,7 +16,12 @@ SMALLEST = 1e-3  # side of a box in pixels; less is left of a part that a crop c
 
 
 def part_instances(
-    record: Mapping[str, Any], transforms: T.Transform, size: tuple[int, int], supervision: str
+    record: Mapping[str, Any],
+    transforms: T.Transform,
+    size: tuple[int, int],
+    supervision: str,
+    *,
+    wants_masks: bool = True,
 ) -> Instances | None:
     """The labelled parts of one image after its transforms, those that a crop cut off left out.
 
@@ -26,16 +31,17 @@ def part_instances(
         size: (height, width) of the result.
         supervision: ``box``: boxes and no masks; ``mask``: images with masks only; ``auto``: both, and in an image that
             counts as labelled with boxes (``part_labels``) each box is filled to be the mask of its part.
+        wants_masks: False for a detector of boxes, which is spared the decoding of masks.
 
     Returns:
-        ``gt_classes``, ``gt_boxes`` (XYXY in pixels) and, but for ``box``, ``gt_masks``; None for an image whose parts
-        are not labelled, which is not an image without parts.
+        ``gt_classes``, ``gt_boxes`` (XYXY in pixels) and, where wanted and not under ``box``, ``gt_masks``; None for an
+        image whose parts are not labelled, which is not an image without parts.
     """
     if not is_supervised(record, supervision):
         return None
     parts = [_box(part, transforms, size) for part in record["annotations"]]
     masks = None
-    if supervision != "box":
+    if wants_masks and supervision != "box":
         masks = [transforms.apply_segmentation(_mask(part, record)) for part in record["annotations"]]
         for number, mask in enumerate(masks):
             rows, columns = np.nonzero(mask)
