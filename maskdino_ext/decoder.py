@@ -84,30 +84,19 @@ class Decoder(nn.Module):
         """
         # in float32 under autocast too, as in the official code
         with torch.autocast(content.device.type, enabled=False):
-            return self._refine(content.float(), anchors.float(), tokens.float(), shapes, valid, padding, blocked)
-
-    def _refine(
-        self,
-        content: Tensor,
-        anchors: Tensor,
-        tokens: Tensor,
-        shapes: Shapes,
-        valid: Tensor,
-        padding: Tensor | None,
-        blocked: Tensor | None,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        scale = torch.cat([valid, valid], dim=-1)[:, None]
-        reference = anchors.sigmoid()
-        states, references = [], [reference]
-        for layer, box_head in zip(self.layers, self.bbox_embed, strict=True):
-            on_levels = reference[:, :, None] * scale
-            position = self.ref_point_head(box_encoding(on_levels[:, :, 0], self.channels))
-            content = layer(content, position, on_levels, tokens, shapes, padding, blocked)
-            refined = (box_head(content) + inverse_sigmoid(reference, self.eps)).sigmoid()
-            reference = refined.detach()
-            references.append(refined)
-            states.append(self.norm(content))
-        return states, references
+            content, anchors, tokens = content.float(), anchors.float(), tokens.float()
+            scale = torch.cat([valid, valid], dim=-1)[:, None]
+            reference = anchors.sigmoid()
+            states, references = [], [reference]
+            for layer, box_head in zip(self.layers, self.bbox_embed, strict=True):
+                on_levels = reference[:, :, None] * scale
+                position = self.ref_point_head(box_encoding(on_levels[:, :, 0], self.channels))
+                content = layer(content, position, on_levels, tokens, shapes, padding, blocked)
+                refined = (box_head(content) + inverse_sigmoid(reference, self.eps)).sigmoid()
+                reference = refined.detach()
+                references.append(refined)
+                states.append(self.norm(content))
+            return states, references
 
 
 def predicted_boxes(
