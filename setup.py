@@ -47,6 +47,7 @@ INSTALL_REQUIRES = [
     "packaging",
     "pycocotools>=2.0.7",
     "setuptools<81",  # detectron2 imports pkg_resources
+    "shapely>=2.0",
     "tabulate",
     "tensorboard",
     "termcolor>=1.1",

@@ -1,7 +1,7 @@
 """Configuration of Mask DINO and DINO: every key with its meaning, unit and default.
 
 Mask DINO's keys carry the official names and defaults. Official keys without a meaning here do not exist, so detectron2
-refuses a file that sets one; ``docs/maskdino.md`` lists them.
+refuses a file that sets one; the README of this package lists them.
 """
 
 from __future__ import annotations

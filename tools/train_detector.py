@@ -10,6 +10,9 @@ Examples:
         MODEL.WEIGHTS output/faster_rcnn/model_final.pth OUTPUT_DIR output/faster_rcnn_corrupted \
         ROBUST_EVAL.PERTURBATIONS "[{'name': 'corruptions'}]"
 
+    # see whether a configuration can be built and trained, without any data
+    python tools/train_detector.py --dry-run --config-file configs/coco/dino_4scale_R50.yaml
+
     # go on after an interruption of the training
     python tools/train_detector.py --resume --config-file configs/car_parts/faster_rcnn.yaml \
         OUTPUT_DIR output/faster_rcnn
@@ -35,6 +38,7 @@ from partbox.data.loader import subset
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError, value_of
+from partbox.engine.detector_dry_run import detector_plan
 from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
     build_detector,
@@ -57,7 +61,6 @@ logger = logging.getLogger("partbox")
 # Keys of part classifiers beside those of ADVERSARY that mean nothing here.
 NOT_READ = (
     "SOLVER.EMA.ENABLED",
-    "SOLVER.AMP.ENABLED",
     "MODEL.PART.BATCH_NORM",
     "MODEL.PART.BATCH_NORM_MOMENTUM",
     "MODEL.PART.CHANNELS_LAST",
@@ -76,6 +79,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, make one training step on made-up photographs, print the plan, and stop; needs no data",
+    )
+    parser.add_argument(
+        "--dry-run-size", type=int, default=256, metavar="PIXELS", help="side of the made-up photographs (%(default)s)"
+    )
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
     return parser.parse_intermixed_args()
 
@@ -85,7 +96,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     records = records_of(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     check_classes(cfg, cfg.DATASETS.TRAIN[0])
     seed_all_rng(max(cfg.SEED, 0))
-    model = build_detector(cfg, cfg.MODEL.WEIGHTS).train()
+    model = build_detector(cfg, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_EXCEPT).train()
     optimizer = build_optimizer(cfg, model)
     loader = build_detection_train_loader(
         records,
@@ -95,10 +106,17 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     )
     adversary = cfg.ADVERSARY
     free = {"threat": threat_model(cfg), "replays": adversary.REPLAYS} if adversary.OBJECTIVE == "free" else {}
-    trainer = DetectorTrainer(model, loader, optimizer, seed=max(cfg.SEED, 0), **free)
+    trainer = DetectorTrainer(
+        model, loader, optimizer, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED, **free
+    )
     scheduler = build_lr_scheduler(cfg, optimizer)
     checkpointer = RunCheckpointer(
-        model, cfg.OUTPUT_DIR, optimizer=optimizer, scheduler=scheduler, progress=_Iteration(trainer)
+        model,
+        cfg.OUTPUT_DIR,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        progress=_Iteration(trainer),
+        scaler=trainer.scaler,
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
     trainer.register_hooks(
@@ -156,6 +174,9 @@ def refuse_what_is_not_read(cfg: CfgNode) -> None:
         raise ConfigError(
             f"ADVERSARY.OBJECTIVE is {cfg.ADVERSARY.OBJECTIVE}: a detector is trained clean or free, set it to one"
         )
+    if cfg.MODEL.WEIGHTS_EXCEPT and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS_EXCEPT names what to leave out of weights, and MODEL.WEIGHTS is empty")
+    mapper_of(cfg, is_train=True)
     if cfg.TEST.EVAL_PERIOD or cfg.DATASETS.VALIDATION:
         raise ConfigError("a detector is not validated during training: set TEST.EVAL_PERIOD 0, DATASETS.VALIDATION ()")
     read = {"ADVERSARY.OBJECTIVE"}
@@ -177,6 +198,9 @@ def main() -> None:
     refuse_what_is_not_read(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/faster_rcnn/model_final.pth")
+    if arguments.dry_run:
+        print(detector_plan(cfg, size=arguments.dry_run_size))
+        return
     with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only):
         evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
 

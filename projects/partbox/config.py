@@ -33,12 +33,22 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.CROP_ASPECT = (0.75, 4 / 3)
     # Largest relative change of brightness, contrast and saturation in training; 0 = none.
     cfg.INPUT.COLOR_JITTER = 0.0
+    # Detectors: how training images are resized and cropped. "shortest_edge" (detectron2's: MIN_SIZE_TRAIN and CROP),
+    # "large_scale_jitter" (scaled by MIN_SCALE to MAX_SCALE, then cut or padded to IMAGE_SIZE pixels a side), or "detr"
+    # (half of the images cropped before MIN_SIZE_TRAIN).
+    cfg.INPUT.AUGMENTATION = "shortest_edge"
+    cfg.INPUT.IMAGE_SIZE = 1024
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
     # How image files are checked before work starts: "decode" (finds every broken file), "header", "none".
     cfg.INPUT.VERIFY_IMAGES = "decode"
 
 
 def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL.META_ARCHITECTURE = "PartClassifier"
+    # Parameters that training starts anew although MODEL.WEIGHTS is given, such as the class head of weights for other
+    # classes: patterns of names ("*class_embed*"). Everything else has to fit. Evaluation loads everything.
+    cfg.MODEL.WEIGHTS_EXCEPT = []
     cfg.MODEL.DEVICE = "auto"  # "auto" = a GPU where there is one, else the CPU
     # Mean and standard deviation of RGB in 0..255; the model divides them by 255.
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
@@ -112,6 +122,7 @@ def _add_head(part: CfgNode) -> None:
 def _add_solver(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"  # "SGD" or "ADAMW"
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0  # learning rate of the backbone, relative to BASE_LR
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0  # weight decay of embeddings (learned queries, labels of denoising queries)
     cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False  # validate and keep an exponential moving average of the weights

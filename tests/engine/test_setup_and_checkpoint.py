@@ -155,6 +155,34 @@ def test_model_weights_of_another_model_are_refused_by_the_builder(example_datas
         build_classifier(small_config(example_dataset, "MODEL.PART.HEAD.HIDDEN", "60", "MODEL.WEIGHTS", str(path)))
 
 
+def test_what_training_starts_anew_is_named(example_dataset, tmp_path):
+    """The head is new, everything else comes from the file; evaluation loads everything."""
+    path = tmp_path / "model.pth"
+    given = build_classifier(small_config(example_dataset, "MODEL.PART.HEAD.HIDDEN", "60"))
+    with torch.no_grad():
+        for parameter in given.parameters():
+            parameter.add_(1.0)
+    save_weights(path, given)
+    cfg = small_config(example_dataset, "MODEL.WEIGHTS", str(path), "MODEL.WEIGHTS_EXCEPT", "['head.*']")
+    plain, model = build_classifier(small_config(example_dataset)), build_classifier(cfg)
+    for name, tensor in model.state_dict().items():
+        source = plain if name.startswith("head.") else given
+        assert torch.equal(tensor, source.state_dict()[name]), name
+    with pytest.raises(CheckpointError, match="has shape"):
+        build_classifier(cfg, str(path))
+    missing = small_config(example_dataset, "MODEL.WEIGHTS", str(path), "MODEL.WEIGHTS_EXCEPT", "['heads.*']")
+    with pytest.raises(CheckpointError, match=r"no parameter of the model is called 'heads\.\*'"):
+        build_classifier(missing)
+
+
+def test_embeddings_have_their_own_weight_decay(example_dataset):
+    cfg = small_config(example_dataset, "SOLVER.WEIGHT_DECAY", "0.5", "SOLVER.WEIGHT_DECAY_EMBED", "0.25")
+    model = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
+    optimizer = build_optimizer(cfg, model)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert [decay[id(p)] for p in model.parameters()] == [0.25, 0.5, 0.5]
+
+
 def test_truncated_and_foreign_checkpoints_are_refused_by_name(example_dataset, tmp_path):
     path = tmp_path / "model.pth"
     save_weights(path, build_classifier(small_config(example_dataset)))

@@ -91,7 +91,8 @@ def test_training_goes_on_and_another_run_is_refused(run, tmp_path):
         (["DATASETS.TRAIN", "('nothing_train',)"], ConfigError, "no dataset is registered as 'nothing_train'"),
         (["ADVERSARY.OBJECTIVE", "pgd"], ConfigError, "trained clean or free"),
         (["SOLVER.EMA.ENABLED", "True"], ConfigError, "EMA"),
-        (["SOLVER.AMP.ENABLED", "True"], ConfigError, "do not read it"),
+        (["INPUT.AUGMENTATION", "detr", "INPUT.CROP.ENABLED", "True"], ConfigError, "crops by itself"),
+        (["MODEL.WEIGHTS_EXCEPT", "['*.box_predictor.*']"], ConfigError, "MODEL.WEIGHTS is empty"),
         (["ADVERSARY.EPS", "1/255"], ConfigError, "ADVERSARY.EPS is '1/255'"),
         (["ADVERSARY.OBJECTIVE", "free", "ADVERSARY.EPS_WARMUP_ITERS", "9"], ConfigError, "EPS_WARMUP_ITERS is 9"),
         (["MODEL.PART.BATCH_NORM", "frozen"], ConfigError, "BATCH_NORM is 'frozen'"),
@@ -132,6 +133,50 @@ def test_free_adversarial_training_of_a_detector(run, tmp_path):
         run("faster_rcnn", *SHORT, *free, "ADVERSARY.NORM", "l2", "OUTPUT_DIR", tmp_path / "l2")
     with pytest.raises(ValueError, match="at least 2"):
         run("faster_rcnn", *SHORT, *free, "ADVERSARY.REPLAYS", "1", "OUTPUT_DIR", tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", *TRANSFORMERS])
+def test_mixed_precision_trains_float32_weights(run, tmp_path, name):
+    """The first losses are those of float32 up to rounding, and not the same."""
+    extra = SMALL_TRANSFORMER if name in TRANSFORMERS else []
+    options = [*SHORT, *extra, "SOLVER.MAX_ITER", "1", "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]"]
+    totals = []
+    for mixed in ("False", "True"):
+        folder = tmp_path / mixed
+        run(name, *options, "SOLVER.AMP.ENABLED", mixed, "OUTPUT_DIR", folder)
+        totals.append(json.loads((folder / "metrics.json").read_text().splitlines()[-1])["total_loss"])
+        weights = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        assert all(tensor.dtype != torch.bfloat16 for tensor in weights.values())
+    assert totals[0] != totals[1]
+    assert totals[0] == pytest.approx(totals[1], rel=0.05)
+
+
+def test_a_run_starts_from_the_weights_that_it_names(run, tmp_path):
+    """At a rate of almost nothing what was loaded is what is saved; the new class head is another one."""
+    still = [*SHORT, "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]", "SOLVER.BASE_LR", "1e-12"]
+    run("faster_rcnn", *still, "SEED", "5", "OUTPUT_DIR", tmp_path / "one")
+    given = tmp_path / "one" / "model_final.pth"
+    anew = ["MODEL.WEIGHTS", given, "MODEL.WEIGHTS_EXCEPT", "['*.box_predictor.*']"]
+    run("faster_rcnn", *still, "SEED", "6", *anew, "OUTPUT_DIR", tmp_path / "two")
+    one, two = (
+        torch.load(path / "model_final.pth", weights_only=True)["model"] for path in (given.parent, tmp_path / "two")
+    )
+    changed = {name for name in one if (one[name].float() - two[name].float()).abs().max() > 1e-6}
+    trained = {name for name in changed if "running_" not in name and "num_batches" not in name}
+    assert trained == {f"roi_heads.box_predictor.{layer}.weight" for layer in ("cls_score", "bbox_pred")}
+
+
+def test_a_dry_run_needs_no_data(run, tmp_path, monkeypatch, capsys):
+    run("mask_rcnn", *SHORT, "--dry-run", "--dry-run-size", "64", "OUTPUT_DIR", tmp_path / "run")
+    plan = capsys.readouterr().out
+    assert "GeneralizedRCNN, 40 classes" in plan
+    assert "DATASETS.TRAIN: example_train" in plan
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    run("deeplabv3plus", *SHORT, "DATASETS.TRAIN", "('car_parts_train',)", "--dry-run", "--dry-run-size", "64")
+    plan = capsys.readouterr().out
+    assert "SemanticSegmentor, 41 classes" in plan
+    assert "car_parts/train.json" in plan
 
 
 class Brightness(torch.nn.Module):

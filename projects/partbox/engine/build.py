@@ -53,14 +53,16 @@ def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier
 
     Args:
         cfg: complete configuration.
-        weights: checkpoint of the whole model, loaded completely or refused; default ``MODEL.WEIGHTS``. With one, the
-            backbone's pretrained weights are not needed and not looked for.
+        weights: checkpoint of the whole model, loaded completely or refused; default ``MODEL.WEIGHTS`` without what
+            ``MODEL.WEIGHTS_EXCEPT`` names. With one, the backbone's pretrained weights are not needed and not looked
+            for.
 
     Raises:
         ConfigError: the meta-architecture is no part classifier, or a setting is wrong.
         CheckpointError: the weights do not fit, or belong to other classes or parts.
     """
     torch.manual_seed(max(cfg.SEED, 0))
+    anew = list(cfg.MODEL.WEIGHTS_EXCEPT) if weights is None else []
     weights = cfg.MODEL.WEIGHTS if weights is None else weights
     stored = read_checkpoint(weights) if weights else None
     complete = cfg.clone()
@@ -75,14 +77,17 @@ def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier
     if not isinstance(model, PartClassifier):
         raise ConfigError(f"MODEL.META_ARCHITECTURE must be PartClassifier here, not {cfg.MODEL.META_ARCHITECTURE}")
     if stored is not None:
-        check_names(model, stored, weights)
-        load_weights(model, stored["model"], weights)
-        logger.info("Weights of the whole model from %s", weights)
+        if not anew:  # with new heads the classes may be others
+            check_names(model, stored, weights)
+        load_weights(model, stored["model"], weights, anew)
+        logger.info("Weights of the whole model from %s%s", weights, f" except {', '.join(anew)}" if anew else "")
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.PART.CHANNELS_LAST else model
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """SGD or AdamW with detectron2's parameter groups; the backbone's rate is scaled by ``SOLVER.BACKBONE_MULTIPLIER``.
+
+    Embeddings have a weight decay of their own, ``SOLVER.WEIGHT_DECAY_EMBED``.
 
     Raises:
         ConfigError: unknown optimizer.
@@ -101,6 +106,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
         lr_factor_func=rate,
     )
+    groups = _with_decay_of_embeddings(groups, model, solver.WEIGHT_DECAY_EMBED)
     if solver.OPTIMIZER == "SGD":
         return with_gradient_clipping(cfg, torch.optim.SGD)(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV
@@ -108,6 +114,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "ADAMW":
         return with_gradient_clipping(cfg, torch.optim.AdamW)(groups, lr=solver.BASE_LR)
     raise ConfigError(f"SOLVER.OPTIMIZER must be SGD or ADAMW, not {solver.OPTIMIZER!r}")
+
+
+def _with_decay_of_embeddings(groups: list[dict[str, Any]], model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """The groups with embeddings split off, at a weight decay of their own."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    split = []
+    for group in groups:
+        rest = [parameter for parameter in group["params"] if id(parameter) not in embeddings]
+        tables = [parameter for parameter in group["params"] if id(parameter) in embeddings]
+        split += [{**group, "params": rest}] if rest else []
+        split += [{**group, "params": tables, "weight_decay": decay}] if tables else []
+    return split
 
 
 def with_gradient_clipping(

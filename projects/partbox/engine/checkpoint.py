@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,42 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return contents
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, anew: Sequence[str] = ()) -> None:
     """Load all weights or none.
 
+    Args:
+        model: takes the weights.
+        state: name -> tensor.
+        source: where they come from, for messages.
+        anew: patterns of names, such as ``*class_embed*``: these keep the model's own values, whatever ``state`` has.
+
     Raises:
-        CheckpointError: a tensor is missing, not expected, or has another shape; the first few are named.
+        CheckpointError: a tensor is missing, not expected, or has another shape (the first few are named), or a pattern
+            of ``anew`` matches nothing.
     """
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not expected" for name in state if name not in own]
+    complete = model.state_dict()
+    for pattern in anew:
+        if not any(fnmatchcase(name, pattern) for name in complete):
+            raise CheckpointError(f"MODEL.WEIGHTS_EXCEPT: no parameter of the model is called {pattern!r}")
+
+    def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: t for name, t in tensors.items() if not any(fnmatchcase(name, pattern) for pattern in anew)}
+
+    own, given = kept(complete), kept(state)
+    problems = [f"{name} is missing" for name in own if name not in given]
+    problems += [f"{name} is not expected" for name in given if name not in own]
     problems += [
-        f"{name} has shape {tuple(state[name].shape)}, the model {tuple(own[name].shape)}"
+        f"{name} has shape {tuple(given[name].shape)}, the model {tuple(own[name].shape)}"
         for name in own
-        if name in state and state[name].shape != own[name].shape
+        if name in given and given[name].shape != own[name].shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{source} does not fit the model: {'; '.join(problems[:3])}{more}. "
-            "Use the config.yaml that lies beside the checkpoint."
+            f"{source} does not fit the model: {'; '.join(problems[:3])}{more}. Use the config.yaml that lies beside "
+            "the checkpoint, or name what training is to start anew in MODEL.WEIGHTS_EXCEPT."
         )
-    model.load_state_dict(dict(state))
+    model.load_state_dict({**complete, **given})
 
 
 def check_names(model: nn.Module, contents: Mapping[str, Any], source: str) -> None:

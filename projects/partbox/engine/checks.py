@@ -6,6 +6,7 @@ import torch
 from detectron2.config import CfgNode
 
 from partbox.attacks.parts import GOALS, REGIONS
+from partbox.data.detection_augmentations import AUGMENTATIONS
 from partbox.data.image_files import VERIFY_LEVELS
 from partbox.data.part_map import SUPERVISIONS
 
@@ -27,7 +28,9 @@ NOT_NEGATIVE = (
     "TEST.EVAL_PERIOD",
 )
 OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm", "free")
+FIXED_SIZE = ("PartClassifier", "SemanticSegmentor")  # trained on crops of INPUT.SIZE
 CHOICES = {
+    "INPUT.AUGMENTATION": AUGMENTATIONS,
     "INPUT.VERIFY_IMAGES": VERIFY_LEVELS,
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.PART.EXTRACTOR.SUPERVISION": SUPERVISIONS,
@@ -63,6 +66,11 @@ def check_config(cfg: CfgNode) -> None:
     size = cfg.INPUT.SIZE
     if len(size) != 2 or not all(isinstance(side, int) and side >= 8 for side in size):
         raise ConfigError(f"INPUT.SIZE must be (height, width), each a whole number of at least 8 pixels, not {size}")
+    if cfg.INPUT.AUGMENTATION != "shortest_edge" and cfg.MODEL.META_ARCHITECTURE in FIXED_SIZE:
+        raise ConfigError(
+            f"INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION} is for detectors; a {cfg.MODEL.META_ARCHITECTURE} reads "
+            "INPUT.SIZE and INPUT.CROP_AREA instead"
+        )
     if cfg.SOLVER.EMA.ENABLED and not 0 < cfg.SOLVER.EMA.DECAY < 1:
         raise ConfigError(f"SOLVER.EMA.DECAY must lie in (0, 1), not {cfg.SOLVER.EMA.DECAY}")
     if cfg.ADVERSARY.VALIDATION_STEPS < 1:

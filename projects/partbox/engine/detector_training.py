@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from partbox.attacks import ThreatModel
 
-from .trainer import TrainingDiverged
+from .trainer import TrainingDiverged, mixed_precision_type
 
 Sample = dict[str, Any]
 
@@ -32,6 +32,8 @@ class DetectorTrainer(TrainerBase):
         threat: linf; None trains on clean images.
         replays: of each batch, with a threat model.
         seed: of the noise.
+        mixed_precision: run the forward pass in bfloat16, or in float16 with loss scaling where the device has no
+            bfloat16.
 
     Raises:
         ValueError: another norm than linf, or fewer than two replays.
@@ -46,6 +48,7 @@ class DetectorTrainer(TrainerBase):
         threat: ThreatModel | None = None,
         replays: int = 1,
         seed: int = 0,
+        mixed_precision: bool = False,
     ) -> None:
         super().__init__()
         if threat is not None and threat.norm != "linf":
@@ -54,6 +57,9 @@ class DetectorTrainer(TrainerBase):
             raise ValueError(f"REPLAYS must be at least 2, not {replays}: one replay would train on random noise")
         self.model, self.optimizer, self.threat, self.seed = model, optimizer, threat, seed
         self.replays = replays if threat is not None else 1
+        self.device = next(model.parameters()).device
+        self._precision = mixed_precision_type(self.device) if mixed_precision else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._precision == torch.float16)
         self._batches = iter(batches)
         self._batch: Sequence[Sample] = ()
         self._deltas: list[Tensor] = []
@@ -72,14 +78,19 @@ class DetectorTrainer(TrainerBase):
             self._batch = next(self._batches)
             self._deltas = [self._noise(sample, place) for place, sample in enumerate(self._batch)]
         leaves = [self._leaf(sample, delta) for sample, delta in zip(self._batch, self._deltas, strict=True)]
-        losses = self.model([{**sample, "image": leaf * 255} for sample, leaf in zip(self._batch, leaves, strict=True)])
-        total = sum(losses.values())
+        samples = [{**sample, "image": leaf * 255} for sample, leaf in zip(self._batch, leaves, strict=True)]
+        with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
+            losses = self.model(samples)
+        total = torch.stack([loss.float() for loss in losses.values()]).sum()
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not math.isfinite(sum(values.values())):
             raise TrainingDiverged(f"the loss is not finite at iteration {self.iter} ({values}); lower SOLVER.BASE_LR")
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimizer.step()
+        self.scaler.scale(total).backward()
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.threat is not None:
             eps = self.threat.eps
             moved = zip(self._deltas, leaves, strict=True)
@@ -94,8 +105,7 @@ class DetectorTrainer(TrainerBase):
         return (torch.rand(image.shape, generator=generator) * 2 - 1) * self.threat.eps
 
     def _leaf(self, sample: Sample, delta: Tensor) -> Tensor:
-        device = next(self.model.parameters()).device
-        pixels = (sample["image"].float() / 255 + delta.to("cpu")).clamp(0, 1).to(device)
+        pixels = (sample["image"].float() / 255 + delta.to("cpu")).clamp(0, 1).to(self.device)
         return pixels.requires_grad_(self.threat is not None)
 
 

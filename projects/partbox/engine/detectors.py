@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.modeling import build_model
 from torch import nn
 
+from partbox.data.detection_augmentations import detection_training_mapper
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import IGNORE
 from partbox.evaluation.detectron2_subject import (
@@ -67,12 +68,19 @@ class SemanticMapper:
 
 
 def mapper_of(cfg: CfgNode, *, is_train: bool) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """From a record of the dataset to a sample with labels; random augmentation in training only."""
+    """From a record of the dataset to a sample with labels; random augmentation in training only.
+
+    Raises:
+        ConfigError: settings of the augmentation that do not go together.
+    """
     if is_segmenter(cfg):
         return SemanticMapper(PartDatasetMapper.from_config(cfg, is_train=is_train))
-    mapper: Callable[[dict[str, Any]], dict[str, Any]] = (
-        DatasetMapper(cfg, is_train=True) if is_train else labelled_test_mapper(cfg)
-    )
+    try:
+        mapper: Callable[[dict[str, Any]], dict[str, Any]] = (
+            detection_training_mapper(cfg) if is_train else labelled_test_mapper(cfg)
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     return mapper
 
 
@@ -80,18 +88,29 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
     """The records of the one dataset that a key of ``DATASETS`` names.
 
     Raises:
-        ConfigError: several datasets, or one that nobody has registered.
+        ConfigError: several datasets, one that nobody has registered, or one whose files are not there.
     """
     if len(names) != 1:
         raise ConfigError(f"{key} must name exactly one dataset, not {names}")
     if names[0] not in DatasetCatalog.list():
         raise ConfigError(f"{key}: no dataset is registered as {names[0]!r}")
-    records: list[dict[str, Any]] = DatasetCatalog.get(names[0])
+    try:
+        records: list[dict[str, Any]] = DatasetCatalog.get(names[0])
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{key}: {names[0]} is not on this machine, {error.filename} is missing; put it there, or set "
+            "DETECTRON2_DATASETS to the folder of the datasets"
+        ) from error
     return records
 
 
-def build_detector(cfg: CfgNode, weights: str = "") -> nn.Module:
+def build_detector(cfg: CfgNode, weights: str = "", anew: Sequence[str] = ()) -> nn.Module:
     """Build the model, on ``MODEL.DEVICE``, with all weights of a file or with random ones.
+
+    Args:
+        cfg: complete configuration.
+        weights: checkpoint file.
+        anew: patterns of parameters that stay as initialised, see :func:`partbox.engine.checkpoint.load_weights`.
 
     Raises:
         ConfigError: the model cannot be built, or has another number of classes than the dataset.
@@ -108,8 +127,20 @@ def build_detector(cfg: CfgNode, weights: str = "") -> nn.Module:
     except (ValueError, KeyError, OSError) as error:
         raise ConfigError(f"the model cannot be built: {error}") from error
     if weights:
-        load_weights(model, read_checkpoint(weights)["model"], weights)
+        load_weights(model, read_checkpoint(weights)["model"], weights, anew)
     return model
+
+
+def class_count(cfg: CfgNode) -> int:
+    """Number of classes of the model, the background of a segmenter included."""
+    return int(cfg.MODEL[_class_node(cfg)].NUM_CLASSES)
+
+
+def _class_node(cfg: CfgNode) -> str:
+    """Which part of the configuration says how many classes there are."""
+    nodes = {"RetinaNet": "RETINANET", "FCOS": "FCOS", "DINO": "DINO", "MaskDINO": "SEM_SEG_HEAD"}
+    nodes |= dict.fromkeys(SEGMENTERS, "SEM_SEG_HEAD")
+    return nodes.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
 
 
 def check_classes(cfg: CfgNode, dataset: str) -> int:
@@ -118,14 +149,11 @@ def check_classes(cfg: CfgNode, dataset: str) -> int:
     Raises:
         ConfigError: they differ; naming the key.
     """
-    keys = {"RetinaNet": "RETINANET", "FCOS": "FCOS", "DINO": "DINO", "MaskDINO": "SEM_SEG_HEAD"}
-    keys |= dict.fromkeys(SEGMENTERS, "SEM_SEG_HEAD")
-    key = keys.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
-    count = int(cfg.MODEL[key].NUM_CLASSES)
+    count = class_count(cfg)
     wanted = len(MetadataCatalog.get(dataset).thing_classes) + is_segmenter(cfg)
     if count != wanted:
         raise ConfigError(
-            f"MODEL.{key}.NUM_CLASSES is {count}, and {dataset} has {wanted}"
+            f"MODEL.{_class_node(cfg)}.NUM_CLASSES is {count}, and {dataset} has {wanted}"
             + (" (parts and background)" if is_segmenter(cfg) else "")
         )
     return count
