@@ -54,6 +54,7 @@ from partbox.engine.hooks.best_checkpoint import FINAL
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config
 from partbox.engine.trainer import TrainingDiverged
+from partbox.engine.training_records import detector_training_records
 from partbox.evaluation.store import RecordsError
 from partbox.report.detection_table import detection_table
 
@@ -93,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(cfg: CfgNode, *, resume: bool) -> str:
     """Train on ``DATASETS.TRAIN``; returns the file of the final weights."""
-    records = records_of(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    records = detector_training_records(cfg)
     check_classes(cfg, cfg.DATASETS.TRAIN[0])
     seed_all_rng(max(cfg.SEED, 0))
     model = build_detector(cfg, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_EXCEPT).train()

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 from pathlib import Path
 
@@ -56,9 +55,11 @@ from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
 from partbox.engine.objectives import AdversarialObjective
+from partbox.engine.parts_of_work import parse_part
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
+from partbox.engine.training_records import within_budget
 from partbox.evaluation.store import RecordsError
 from partbox.experiments import ExperimentError, describe_experiment
 from partbox.report.example_pictures import save_example_pictures
@@ -104,12 +105,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(cfg: CfgNode, *, resume: bool) -> str:
     """Train; the path of the weights to evaluate."""
-    dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    records = within_budget(cfg, load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN").records, cfg.DATASETS.TRAIN[0])
     model = build_classifier(cfg)
     check_attackable(cfg, model, training=True)
-    logger.info(
-        "Part labels used: of %d of %d images", check_supervision(cfg, model, dataset.records), len(dataset.records)
-    )
+    logger.info("Part labels used: of %d of %d images", check_supervision(cfg, model, records), len(records))
     optimizer = build_optimizer(cfg, model)
     objective = build_objective(cfg)
     averaging = WeightAveraging(model, decay=cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
@@ -119,7 +118,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     validation = (
         ValidationUnderAttack(measure, period=cfg.TEST.EVAL_PERIOD, settled=settled) if measure is not None else None
     )
-    probe = build_overfitting_probe(cfg, model, objective, dataset.records)
+    probe = build_overfitting_probe(cfg, model, objective, records)
     trainer = PartTrainer(model, optimizer, objective, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED)
     checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
     trainer.register_hooks(
@@ -139,21 +138,13 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
     if start < cfg.SOLVER.MAX_ITER:
         trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
-        trainer.read_from(build_training_batches(cfg, dataset.records, start))
+        trainer.read_from(build_training_batches(cfg, records, start))
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     best, final = Path(cfg.OUTPUT_DIR) / BEST, Path(cfg.OUTPUT_DIR) / FINAL
     if not final.exists():  # killed between the last checkpoint and this file
         save_weights(final, kept, iteration=cfg.SOLVER.MAX_ITER - 1)
     save_learning_curves(cfg.OUTPUT_DIR)
     return str(best if validation is not None else final)
-
-
-def parse_part(text: str) -> tuple[int, int]:
-    """``1/4`` -> (1, 4)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or int(match.group(1)) >= int(match.group(2)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, such as 0/2")
-    return int(match.group(1)), int(match.group(2))
 
 
 def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:

@@ -24,6 +24,13 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.DATASETS.VALIDATION = ("example_val",)
     cfg.DATASETS.TEST = ("example_test",)
 
+    # Which labels training may use (the dataset itself stays as it is): shares of the labelled images with masks, and
+    # with boxes alone; the others count as not labelled. Smaller budgets are part of larger ones. -1, -1 = all labels.
+    cfg.DATASETS.LABEL_BUDGET = CfgNode()
+    cfg.DATASETS.LABEL_BUDGET.MASK_SHARE = -1.0
+    cfg.DATASETS.LABEL_BUDGET.BOX_SHARE = -1.0
+    cfg.DATASETS.LABEL_BUDGET.SEED = 0  # of the choice of images, apart from SEED
+
     # Images are RGB everywhere in partbox; the mapper divides by nothing, the model by 255.
     cfg.INPUT.FORMAT = "RGB"
     # (height, width) in pixels of what the network sees.

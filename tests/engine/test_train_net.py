@@ -26,11 +26,12 @@ from partbox.evaluation.store import RecordsError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tools" / "train_net.py"
-# Those of detectron2's own detectors are tried in test_train_detector.py.
+# Those of detectors are tried in test_train_detector.py and test_full_size_configs.py.
+DETECTORS = ("car_parts", "coco", "paco", "partimagenet")
 CONFIGS = sorted(
     path
     for path in (REPOSITORY / "configs").rglob("*.yaml")
-    if path.name != "base.yaml" and path.parent.name != "car_parts"
+    if path.name != "base.yaml" and path.parent.name not in DETECTORS
 )
 
 SHORT = [

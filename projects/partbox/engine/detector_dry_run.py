@@ -20,6 +20,7 @@ from .build import build_optimizer
 from .checks import ConfigError
 from .detector_training import DetectorTrainer
 from .detectors import build_detector, check_classes, class_count, is_segmenter, mapper_of, records_of
+from .training_records import detector_training_records
 
 IMAGES = 2
 OBJECTS = 3  # of each image
@@ -131,10 +132,10 @@ def _weights_line(cfg: CfgNode, found: str) -> str:
 def _dataset_line(cfg: CfgNode, key: str) -> str:
     names = cfg.DATASETS[key]
     try:
-        records = records_of(names, f"DATASETS.{key}")
+        records = detector_training_records(cfg) if key == "TRAIN" else records_of(names, "DATASETS.TEST")
         check_classes(cfg, names[0])
     except (ConfigError, PartDatasetError) as error:
-        if "NUM_CLASSES" in str(error):
+        if isinstance(error, ConfigError) and "not on this machine" not in str(error):
             raise
         return str(error) if str(error).startswith("DATASETS.") else f"DATASETS.{key}: {error}"
     epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / max(len(records), 1)

@@ -25,6 +25,7 @@ from .build import (
 from .checks import ConfigError
 from .objectives import AdversarialObjective
 from .setup import load_dataset
+from .training_records import within_budget
 
 
 def training_passes(cfg: CfgNode) -> int:
@@ -45,10 +46,11 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
     check_attackable(cfg, model, training=not eval_only)
     if not eval_only:
         train = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        _try_training(cfg, model, train.records)
-        supervised = check_supervision(cfg, model, train.records)
-        epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / len(train.records)
-        lines.append(f"training images: {len(train.records)}, iterations: {cfg.SOLVER.MAX_ITER} ({epochs:.1f} epochs)")
+        records = within_budget(cfg, train.records, cfg.DATASETS.TRAIN[0])
+        _try_training(cfg, model, records)
+        supervised = check_supervision(cfg, model, records)
+        epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / len(records)
+        lines.append(f"training images: {len(records)}, iterations: {cfg.SOLVER.MAX_ITER} ({epochs:.1f} epochs)")
         lines.append(
             f"training images with part labels that are used: {supervised if model.extractor is not None else 0}"
         )

@@ -1,0 +1,126 @@
+"""The label-budget sweep through its entry point, and what a budget does to a training."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+
+import pytest
+from part_dataset_files import forget_builtin_datasets
+from small_detectors import REPOSITORY, SMALL_DETECTOR
+from small_models import SMALL
+
+from partbox.engine.checks import ConfigError
+from partbox.engine.label_budget_sweep import SweepFailed, sweep_runs
+from partbox.engine.setup import load_config, load_dataset
+from partbox.engine.training_records import detector_training_records, within_budget
+from partbox.report.label_budget_report import label_budget_table
+
+SHORT = [
+    *SMALL,
+    *["SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()"],
+    *["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}, {'name': 'pgd', 'eps': '8/255', 'steps': 1}]"],
+    *["ROBUST_EVAL.NUM_IMAGES", "6", "ADVERSARY.OBJECTIVE", "clean"],
+]
+CONFIG = REPOSITORY / "configs/example/part_box.yaml"
+
+
+@pytest.fixture
+def sweep(example_root, monkeypatch, tmp_path):
+    """Run tools/label_budget.py in this process; its trainings are processes of their own."""
+
+    def call(*arguments: object) -> None:
+        forget_builtin_datasets()
+        options = ["--config-file", str(CONFIG), "--output", str(tmp_path / "sweep"), *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["label_budget.py", *options])
+        spec = importlib.util.spec_from_file_location("label_budget_script", REPOSITORY / "tools/label_budget.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main()
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield call
+    forget_builtin_datasets()
+
+
+def test_a_sweep_trains_every_budget_and_draws_accuracy_against_cost(sweep, tmp_path, capsys):
+    budgets = ["--box-shares", "0,0.5", "--mixtures", "0.25+0.25"]
+    sweep(*budgets, "--part", "0/2", "--workers", "2", *SHORT)
+    folder = tmp_path / "sweep"
+    assert json.loads((folder / "label_budget.json").read_text())["missing"] == ["masks0_boxes0.5-seed0"]
+    assert "not finished: masks0_boxes0.5-seed0" in capsys.readouterr().out
+    sweep(*budgets, "--part", "1/2", "--seconds-per-box", "36", *SHORT)
+    summary = json.loads((folder / "label_budget.json").read_text())
+    assert summary["missing"] == []
+    runs = {run["run"]: run for run in summary["runs"]}
+    none, boxes, mixed = (runs[f"masks{name}-seed0"] for name in ("0_boxes0", "0_boxes0.5", "0.25_boxes0.25"))
+    assert none["hours"] == none["labelled_parts"] == 0
+    assert boxes["images_with_boxes"] == round(summary["training_images"] / 2)
+    assert boxes["hours"] == pytest.approx(boxes["labelled_parts"] * 36 / 3600)
+    assert mixed["images_with_masks"] + mixed["images_with_boxes"] == boxes["images_with_boxes"]
+    assert mixed["labelled_parts"] == boxes["labelled_parts"], "the same images, labelled better"
+    for run in runs.values():
+        assert set(run["robust_accuracy"]) == {"linf 8/255"}
+        results = json.loads((folder / run["run"] / "results.json").read_text())
+        assert run["clean_accuracy"] == results["results"]["clean_accuracy"]
+        log = (folder / f"{run['run']}.out").read_text()
+        assert (
+            f"Label budget: {run['images_with_masks']} images with masks, {run['images_with_boxes']} with boxes" in log
+        )
+    assert (folder / "label_budget.png").stat().st_size > 10_000
+    table = (folder / "label_budget.md").read_text()
+    assert table.strip() == label_budget_table(summary).strip()
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:5]] == ["0", "50", "25"], "cheapest first"
+
+
+def test_a_failed_training_is_named_with_its_log(sweep, tmp_path):
+    with pytest.raises(SweepFailed, match=r"masks0_boxes0\.5-seed0 failed, see .*masks0_boxes0\.5-seed0\.out"):
+        sweep("--box-shares", "0.5", *SHORT, "MODEL.PART.HEAD.NAME", "linear")
+    assert "ConfigError" in (tmp_path / "sweep" / "masks0_boxes0.5-seed0.out").read_text()
+    assert not (tmp_path / "sweep" / "label_budget.json").exists()
+
+
+def test_the_plan_of_a_sweep(sweep, tmp_path, capsys):
+    sweep("--box-shares", "0,1", "--mask-shares", "0,0.1", "--seeds", "3,4", "--dry-run")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"masks{budget}-seed{seed}" for seed in (3, 4) for budget in ("0_boxes0", "0_boxes1", "0.1_boxes0")
+    ]
+    assert [("LOSS_WEIGHT 0.0" in line) for line in lines] == [True, False, False] * 2
+    assert not (tmp_path / "sweep").exists()
+    with pytest.raises(ValueError, match="twice"):
+        sweep_runs([(0.0, 0.1), (0.0, 0.1)], [0])
+    with pytest.raises(ValueError, match="at most 1"):
+        sweep_runs([(0.6, 0.6)], [0])
+    with pytest.raises(SystemExit):
+        sweep("--seeds", "1")
+
+
+def test_a_detector_never_learns_from_what_nobody_labelled(example_root, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    forget_builtin_datasets()
+    import partbox
+
+    partbox.register_all()
+    try:
+        budget = ["DATASETS.LABEL_BUDGET.BOX_SHARE", "0.25"]
+        cfg = load_config(REPOSITORY / "configs/car_parts/faster_rcnn.yaml", [*SMALL_DETECTOR, *budget])
+        whole = load_dataset(load_config(None, []), ("example_train",), "DATASETS.TRAIN").records
+        found = detector_training_records(cfg)
+        assert len(found) == round(0.25 * len(whole))
+        assert all(record["annotations"] and record["part_labels"] == "box" for record in found)
+        kept = within_budget(cfg, whole, "example_train")
+        assert [r["image_id"] for r in kept if r["part_labels"] == "box"] == [r["image_id"] for r in found]
+        cfg.MODEL.MASK_ON = True
+        with pytest.raises(ConfigError, match="MASK_ON needs masks"):
+            detector_training_records(cfg)
+        cfg.DATASETS.LABEL_BUDGET.BOX_SHARE = 0.0
+        with pytest.raises(ConfigError, match="no image of example_train"):
+            detector_training_records(cfg)
+        cfg.DATASETS.LABEL_BUDGET.BOX_SHARE = 2.0
+        with pytest.raises(ConfigError, match=r"DATASETS\.LABEL_BUDGET: shares"):
+            detector_training_records(cfg)
+    finally:
+        forget_builtin_datasets()
