@@ -45,6 +45,7 @@ from partbox.engine.detectors import (
     check_classes,
     evaluators_of,
     is_segmenter,
+    labelled_records,
     mapper_of,
     records_of,
     subject_of,
@@ -151,7 +152,7 @@ class _Iteration:
 
 def evaluate(cfg: CfgNode, weights: str) -> None:
     """Evaluate ``weights`` on ``DATASETS.TEST``; writes results and records, prints the table."""
-    every = records_of(cfg.DATASETS.TEST, "DATASETS.TEST")
+    every = labelled_records(cfg, records_of(cfg.DATASETS.TEST, "DATASETS.TEST"))
     check_classes(cfg, cfg.DATASETS.TEST[0])
     records = subset(every, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
     subject = subject_of(cfg, build_detector(cfg, weights))

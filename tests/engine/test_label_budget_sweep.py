@@ -12,6 +12,7 @@ from small_detectors import REPOSITORY, SMALL_DETECTOR
 from small_models import SMALL
 
 from partbox.engine.checks import ConfigError
+from partbox.engine.detectors import labelled_records
 from partbox.engine.label_budget_sweep import SweepFailed, sweep_runs
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.training_records import detector_training_records, within_budget
@@ -111,6 +112,8 @@ def test_a_detector_never_learns_from_what_nobody_labelled(example_root, monkeyp
         found = detector_training_records(cfg)
         assert len(found) == round(0.25 * len(whole))
         assert all(record["annotations"] and record["part_labels"] == "box" for record in found)
+        unlabelled = [{**record, "part_labels": "none", "annotations": []} for record in whole[:2]]
+        assert labelled_records(cfg, unlabelled + whole[2:]) == whole[2:], "in evaluation as well"
         kept = within_budget(cfg, whole, "example_train")
         assert [r["image_id"] for r in kept if r["part_labels"] == "box"] == [r["image_id"] for r in found]
         cfg.MODEL.MASK_ON = True

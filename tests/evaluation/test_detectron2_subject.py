@@ -30,6 +30,7 @@ from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.detectron2_checks import check_detectron2
 from partbox.evaluation.detectron2_subject import labelled_test_mapper
 from partbox.evaluation.found_objects import count_found
+from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.records import Record
 from partbox.evaluation.summary import performance_under_corruptions
 from partbox.evaluation.training_losses import TrainingLosses
@@ -71,6 +72,28 @@ def state(model) -> tuple:
     }
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
     return numbers, tensors, [module.training for module in model.modules()]
+
+
+def test_ap_counts_the_evaluated_images_alone(registered):
+    """Perfect answers on 3 of the images are an AP of 100, whatever the other images show."""
+    case = Case(DETECTORS[0], registered)
+    records = case.records[:3]
+    (ready,) = image_evaluators(evaluators_of(case.cfg), records)
+    measurements = []
+    for record in records:
+        boxes = torch.tensor([a["bbox"] for a in record["annotations"]], dtype=torch.float32)
+        found = Instances((record["height"], record["width"]))
+        found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
+        found.scores = torch.ones(len(boxes))
+        found.pred_classes = torch.tensor([a["category_id"] for a in record["annotations"]])
+        measurements.append(ready.measure(record, {"instances": found}))
+    assert ready.combine(measurements)["bbox"]["AP50"] == pytest.approx(100)
+    # an evaluated image on which nothing is found is missed
+    nothing = Instances((records[0]["height"], records[0]["width"]))
+    nothing.pred_boxes, nothing.scores = Boxes(torch.zeros(0, 4)), torch.zeros(0)
+    nothing.pred_classes = torch.zeros(0, dtype=torch.int64)
+    missed = [ready.measure(records[0], {"instances": nothing}), *measurements[1:]]
+    assert ready.combine(missed)["bbox"]["AP50"] < 99
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from partbox.evaluation.semantic_evaluator import SemanticEvaluator
 
 from .checkpoint import load_weights, read_checkpoint
 from .checks import ConfigError, device_of
+
+logger = logging.getLogger(__name__)
 
 SEGMENTERS = ("SemanticSegmentor",)
 IGNORED_PIXEL = 255
@@ -102,6 +105,20 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
             "DETECTRON2_DATASETS to the folder of the datasets"
         ) from error
     return records
+
+
+def labelled_records(cfg: CfgNode, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For a detector, the records without images whose parts nobody has labelled (``part_labels`` "none").
+
+    They would teach it that there is nothing, and every part that it finds there would count as wrong. Segmenters read
+    them as pixels without a label; datasets that do not say what is labelled stay as they are.
+    """
+    if is_segmenter(cfg):
+        return records
+    kept = [record for record in records if record.get("part_labels") != "none"]
+    if len(kept) < len(records):
+        logger.info("Left out: %d of %d images whose parts are not labelled", len(records) - len(kept), len(records))
+    return kept
 
 
 def build_detector(cfg: CfgNode, weights: str = "", anew: Sequence[str] = ()) -> nn.Module:

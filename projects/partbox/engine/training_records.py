@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from partbox.data.label_budget import LabelBudget
 
 from .checks import ConfigError
-from .detectors import is_segmenter, records_of
+from .detectors import is_segmenter, labelled_records, records_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def within_budget(cfg: CfgNode, records: Sequence[Record], source: str) -> list[
 def detector_training_records(cfg: CfgNode) -> list[Record]:
     """The records that a detector or segmenter of parts trains on.
 
-    Images of a part dataset whose parts nobody has labelled are left out for a detector: they would teach it that there
-    is nothing. Datasets of other kinds stay as they are.
+    Images whose parts nobody has labelled are left out for a detector. Datasets that do not say what is labelled stay
+    as they are.
 
     Raises:
         ConfigError: see :func:`partbox.engine.detectors.records_of`; a budget for a dataset without part labels; no
@@ -66,16 +66,9 @@ def detector_training_records(cfg: CfgNode) -> list[Record]:
         if label_budget(cfg) is not None:
             raise ConfigError(f"DATASETS.LABEL_BUDGET: {name} is no part dataset, it does not say what is labelled")
         return records
-    records = within_budget(cfg, records, name)
-    if is_segmenter(cfg):
-        return records
-    labelled = [record for record in records if record["part_labels"] != "none"]
+    labelled = labelled_records(cfg, within_budget(cfg, records, name))
     if not labelled:
         raise ConfigError(f"DATASETS.TRAIN: no image of {name} has part labels that the label budget leaves")
-    if len(labelled) < len(records):
-        logger.info(
-            "Left out: %d of %d images whose parts are not labelled", len(records) - len(labelled), len(records)
-        )
-    if cfg.MODEL.MASK_ON and any(record["part_labels"] == "box" for record in labelled):
+    if not is_segmenter(cfg) and cfg.MODEL.MASK_ON and any(record["part_labels"] == "box" for record in labelled):
         raise ConfigError(f"MODEL.MASK_ON needs masks, and {name} has images with boxes alone: set it False")
     return labelled

@@ -78,11 +78,14 @@ class ReplayedEvaluator(ImageEvaluator):
             output = decode_output(measurement["output"])
             anything = anything or len(output.get("instances", ())) > 0
             self.evaluator.process([self.records[measurement["image_id"]]], [output])
-        found: dict[str, Any] | None = self.evaluator.evaluate()
+        coco = isinstance(self.evaluator, COCOEvaluator)
+        # left alone it would count the labels of images that were not evaluated (ROBUST_EVAL.NUM_IMAGES) as missed
+        which = {"img_ids": [measurement["image_id"] for measurement in measurements]} if coco else {}
+        found: dict[str, Any] | None = self.evaluator.evaluate(**which)
         if found is None:
             return None
         # A detector that finds nothing at all has no AP for detectron2, and an AP of 0 for everybody else.
-        empty = isinstance(self.evaluator, COCOEvaluator) and not anything
+        empty = coco and not anything
         return {key: plain_numbers(value, 0.0 if empty else None) for key, value in found.items()}
 
 
