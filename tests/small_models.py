@@ -51,6 +51,7 @@ MODELS = {
     "normal": ["MODEL.PART.EXTRACTOR.NAME", "none", "MODEL.PART.HEAD.NAME", "linear"],
     "part_box": ["MODEL.PART.HEAD.NAME", "part_box"],
     "part_pooling": ["MODEL.PART.HEAD.NAME", "part_pooling"],
+    "part_auxiliary": ["MODEL.PART.EXTRACTOR.NAME", "auxiliary", "MODEL.PART.HEAD.NAME", "linear"],
     "two_head": ["MODEL.PART.HEAD.NAME", "two_head"],
     "part_to_class": ["MODEL.PART.HEAD.NAME", "part_to_class"],
     "part_to_class_learned": ["MODEL.PART.HEAD.NAME", "part_to_class", "MODEL.PART.HEAD.LEARNED", "True"],

@@ -79,7 +79,8 @@ def _add_model(cfg: CfgNode) -> None:
 
     part.EXTRACTOR = CfgNode()
     # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound, not attackable),
-    # "dino" (boxes; MODEL.DINO) or "maskdino" (boxes and masks; MODEL.MaskDINO and MODEL.SEM_SEG_HEAD).
+    # "dino" (boxes; MODEL.DINO), "maskdino" (boxes and masks; MODEL.MaskDINO and MODEL.SEM_SEG_HEAD), or "auxiliary"
+    # (masks at strides 8, 16 and 32 that only training looks at, for the head "linear"; MODEL.SEM_SEG_HEAD.CONVS_DIM).
     part.EXTRACTOR.NAME = "segmenter"
     # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together). A
     # detector's objects stay single parts, named after their class or all alike.
@@ -92,7 +93,10 @@ def _add_model(cfg: CfgNode) -> None:
 
     # Weight c of the part term: loss = (1 - c) classification + c parts.
     part.LOSS_WEIGHT = 0.5
-    # segmenter: where masks are compared with labels, "image" (masks enlarged to it) or "evidence" (labels reduced)
+    # segmenter, auxiliary: pixels weigh (1 - probability of their label)^gamma; 0 = all alike
+    part.FOCAL_GAMMA = 0.0
+    # segmenter, auxiliary: where masks are compared with labels, "image" (masks enlarged to it) or "evidence" (labels
+    # reduced)
     part.LOSS_RESOLUTION = "image"
     part.LABEL_SMOOTHING = 0.0  # of the classification term
     # BatchNorm of the backbone during training: "train" (batch statistics, running ones updated) or "frozen"

@@ -33,7 +33,7 @@ def test_training_gives_losses_and_inference_predictions(example_dataset, name):
     for prediction in predictions:
         assert prediction["label"] == int(prediction["probabilities"].argmax())
         assert float(prediction["probabilities"].sum()) == pytest.approx(1, abs=1e-5)
-        assert ("part_probabilities" in prediction) == (name != "normal")
+        assert ("part_probabilities" in prediction) == (name not in ("normal", "part_auxiliary"))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -64,7 +64,7 @@ def randomised(model: PartClassifier) -> PartClassifier:
     return model
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("normal", "two_head")])
+@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("normal", "two_head", "part_auxiliary")])
 def test_evidence_is_the_only_path_to_the_label(example_dataset, name):
     """With the evidence held fixed, the image may change as it likes: the label must not."""
     model, batch = build(example_dataset, name)

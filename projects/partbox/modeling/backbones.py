@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import timm
@@ -20,6 +21,13 @@ def _plain_name(name: str) -> str:
     return name.removeprefix("model.").replace("_", ".")
 
 
+def _stage_shapes(stages: Iterable[tuple[int, int]]) -> dict[str, ShapeSpec]:
+    """``stage1``, ``stage2``, ... of (channels, stride)."""
+    return {
+        f"stage{i}": ShapeSpec(channels=channels, stride=stride) for i, (channels, stride) in enumerate(stages, start=1)
+    }
+
+
 class TimmBackbone(Backbone):
     """A timm network that gives a feature map a stage, ``stage1`` ... in order of depth, and optionally a vector.
 
@@ -31,6 +39,7 @@ class TimmBackbone(Backbone):
         pretrained: take timm's own pretrained weights (from its hub or cache).
         output_stride: of the last feature map, 8, 16 or 32; None leaves the network as it is.
         pooled: give only ``{"pooled": (B, D)}``, the input of timm's classifier.
+        training_stages: with ``pooled``, give the feature maps as well while the backbone is in training mode.
         weights: address of a weights file, see ``partbox.modeling.weights``; "" = none.
 
     Raises:
@@ -44,6 +53,7 @@ class TimmBackbone(Backbone):
         pretrained: bool = False,
         output_stride: int | None = None,
         pooled: bool = False,
+        training_stages: bool = False,
         weights: str = "",
     ) -> None:
         super().__init__()
@@ -51,18 +61,20 @@ class TimmBackbone(Backbone):
             near = timm.list_models(f"*{name[:6]}*")[:5]
             raise ValueError(f"timm has no network {name!r}; some near: {', '.join(near) or 'none'}")
         self.pooled = pooled
+        self.training_stages = training_stages
         if pooled:
             self.net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
             if weights:
                 load_backbone_weights(self.net, weights)
-            self._shapes = {POOLED: ShapeSpec(channels=self.net.num_features)}
+            vector: Any = getattr(self.net, "head_hidden_size", self.net.num_features)
+            self._shapes = {POOLED: ShapeSpec(channels=vector)}
+            if training_stages:
+                stages: Any = self.net.feature_info
+                self._shapes |= _stage_shapes((stage["num_chs"], stage["reduction"]) for stage in stages)
         else:
             self.net = self._pyramid(name, pretrained, output_stride, weights)
             info: Any = self.net.feature_info
-            self._shapes = {
-                f"stage{i + 1}": ShapeSpec(channels=channels, stride=stride)
-                for i, (channels, stride) in enumerate(zip(info.channels(), info.reduction(), strict=True))
-            }
+            self._shapes = _stage_shapes(zip(info.channels(), info.reduction(), strict=True))
         self._out_features = list(self._shapes)
 
     @staticmethod
@@ -84,6 +96,12 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised images (B, 3, H, W) -> feature maps by name, or ``{"pooled": (B, D)}``."""
+        if self.pooled and self.training_stages and self.training:
+            network: Any = self.net
+            last, maps = network.forward_intermediates(images)
+            stages = [name for name in self._shapes if name != POOLED]
+            vector = network.forward_head(last, pre_logits=True)
+            return {POOLED: vector, **dict(zip(stages, maps, strict=True))}
         if self.pooled:
             return {POOLED: self.net(images)}
         return dict(zip(self._shapes, self.net(images), strict=True))
@@ -93,15 +111,21 @@ class TimmBackbone(Backbone):
 
 
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
-    """Build the timm network that ``MODEL.PART.BACKBONE`` names; a plain classifier gets its pooled vector."""
+    """Build the timm network that ``MODEL.PART.BACKBONE`` names.
+
+    A plain classifier gets its pooled vector; so does one with auxiliary part masks, which reads the feature maps in
+    training only.
+    """
     settings = cfg.MODEL.PART.BACKBONE
-    plain = cfg.MODEL.PART.EXTRACTOR.NAME == "none"
+    auxiliary = cfg.MODEL.PART.EXTRACTOR.NAME == "auxiliary"
+    plain = cfg.MODEL.PART.EXTRACTOR.NAME == "none" or auxiliary
     from_hub = settings.WEIGHTS == "timm"
     return TimmBackbone(
         settings.TIMM_NAME,
         pretrained=from_hub,
         output_stride=None if plain else settings.OUTPUT_STRIDE,
         pooled=plain,
+        training_stages=auxiliary,
         weights="" if from_hub else settings.WEIGHTS,
     )
 

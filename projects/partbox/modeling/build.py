@@ -7,7 +7,14 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
-from .extractors import DinoExtractor, Extractor, MaskDinoExtractor, OracleExtractor, SegmenterExtractor
+from .extractors import (
+    AuxiliaryExtractor,
+    DinoExtractor,
+    Extractor,
+    MaskDinoExtractor,
+    OracleExtractor,
+    SegmenterExtractor,
+)
 from .heads import (
     BoxSequenceHead,
     EvidenceHead,
@@ -38,6 +45,7 @@ EXTRACTORS: dict[str, Callable[[CfgNode, Shapes, int], Extractor] | None] = {
     "oracle": _oracle,
     "dino": DinoExtractor.from_config,
     "maskdino": MaskDinoExtractor.from_config,
+    "auxiliary": AuxiliaryExtractor.from_config,
 }
 
 
@@ -58,11 +66,14 @@ def build_extractor(cfg: CfgNode, shapes: Shapes) -> Extractor | None:
     build = EXTRACTORS[part.EXTRACTOR.NAME]
     if build is None:
         return None
-    return build(cfg, shapes, num_channels(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS, len(part.CLASS_NAMES)))
+    extractor = build(cfg, shapes, num_channels(part.EXTRACTOR.LEVEL, part.PART_TO_CLASS, len(part.CLASS_NAMES)))
+    if part.FOCAL_GAMMA and extractor.learns_objects:
+        raise ValueError(f"MODEL.PART.FOCAL_GAMMA is {part.FOCAL_GAMMA}: a detector has losses of its own, leave it 0")
+    return extractor
 
 
 def _linear(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
-    if extractor is not None:
+    if extractor is not None and not extractor.training_only:
         raise ValueError(
             "the linear head is the plain classifier's: set MODEL.PART.EXTRACTOR.NAME none, or use two_head"
         )
@@ -72,6 +83,8 @@ def _linear(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Head:
 def _channels(name: str, extractor: Extractor | None) -> int:
     if extractor is None:
         raise ValueError(f"the head {name} needs part evidence: MODEL.PART.EXTRACTOR.NAME must not be none")
+    if extractor.training_only:
+        raise ValueError(f"the extractor runs in training alone, and the head {name} needs it: use the head linear")
     return extractor.num_channels
 
 

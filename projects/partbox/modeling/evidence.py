@@ -38,13 +38,18 @@ class PartEvidence:
             None from a detector of boxes.
         image_size: (height, width) in pixels of the images that the evidence was found in.
         detections: of a detector.
+        coarser: further mask logits, at lower resolutions, that training compares with the labels as well.
 
     Raises:
         ValueError: neither masks nor detections, or masks of another shape.
     """
 
     def __init__(
-        self, mask_logits: Tensor | None, image_size: tuple[int, int], detections: PartDetections | None = None
+        self,
+        mask_logits: Tensor | None,
+        image_size: tuple[int, int],
+        detections: PartDetections | None = None,
+        coarser: tuple[Tensor, ...] = (),
     ) -> None:
         if mask_logits is None and detections is None:
             raise ValueError("part evidence is masks, detections, or both")
@@ -52,6 +57,7 @@ class PartEvidence:
             raise ValueError(f"mask logits must be (B, 1 + P, h, w), not {tuple(mask_logits.shape)}")
         self._mask_logits = mask_logits
         self._detections = detections
+        self._coarser = coarser
         self.image_size = image_size
         # what a detector's losses need of a forward pass in training
         self.training_outputs: Outputs | None = None
@@ -74,6 +80,11 @@ class PartEvidence:
         if self._mask_logits is None:
             raise ValueError("this extractor gives boxes and no masks")
         return self._mask_logits
+
+    @property
+    def resolutions(self) -> tuple[Tensor, ...]:
+        """Mask logits at every resolution that training compares with the labels, the finest first."""
+        return (self.mask_logits, *self._coarser)
 
     @property
     def detections(self) -> PartDetections:

@@ -9,7 +9,7 @@ from torch.nn import functional
 from partbox.data.part_map import IGNORE
 
 
-def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool) -> Tensor:
+def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool, focal: float = 0.0) -> Tensor:
     """Cross-entropy of the part masks, averaged over all labelled pixels of the batch; 0 without any.
 
     A pixel or image without label adds nothing to the sum and nothing to the number of pixels it is divided by.
@@ -19,6 +19,8 @@ def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool) ->
         part_maps: (B, H, W) int64, 0 = background, -1 = not labelled.
         at_image_size: enlarge the masks to (H, W) bilinearly; else reduce the labels to (h, w), taking the label at
             the centre of each cell.
+        focal: weight each pixel by (1 - p)^focal, p the probability of its label (Lin et al. 2017, arXiv 1708.02002,
+            equation 4, with a softmax); the average stays one over pixels.
     """
     labelled = (part_maps != IGNORE).flatten(1).any(dim=1)
     if not bool(labelled.any()):
@@ -30,4 +32,8 @@ def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool) ->
         size = logits.shape[-2:]
         reduced = functional.interpolate(maps[:, None].double(), size=size, mode="nearest-exact")
         maps = reduced[:, 0].to(torch.int64)
-    return functional.cross_entropy(logits, maps, ignore_index=IGNORE)
+    if focal == 0:
+        return functional.cross_entropy(logits, maps, ignore_index=IGNORE)
+    losses = functional.cross_entropy(logits, maps, ignore_index=IGNORE, reduction="none")
+    weighted = (1 - torch.exp(-losses)).clamp_min(0) ** focal * losses
+    return weighted.sum() / (maps != IGNORE).sum()

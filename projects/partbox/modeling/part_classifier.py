@@ -70,6 +70,7 @@ class PartClassifier(nn.Module):
         level: part level of the extractor's channels.
         part_loss_weight: c of (1 - c) classification + c parts.
         part_loss_at_image_size: see :func:`partbox.modeling.losses.part_loss`.
+        part_focal_gamma: of the part term; 0 is plain cross-entropy.
         label_smoothing: of the classification term.
         freeze_batch_norm: the backbone's BatchNorm uses its running statistics in training too.
         pixel_mean: of R, G, B in 0..255.
@@ -92,6 +93,7 @@ class PartClassifier(nn.Module):
         level: str = "part",
         part_loss_weight: float = 0.5,
         part_loss_at_image_size: bool = True,
+        part_focal_gamma: float = 0.0,
         label_smoothing: float = 0.0,
         freeze_batch_norm: bool = False,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
@@ -112,6 +114,7 @@ class PartClassifier(nn.Module):
         self.level_map = LevelMap(level, part_to_class)
         self.part_loss_weight = part_loss_weight if extractor is not None else 0.0
         self.part_loss_at_image_size = part_loss_at_image_size
+        self.part_focal_gamma = part_focal_gamma
         self.label_smoothing = label_smoothing
         self.freeze_batch_norm = freeze_batch_norm
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(1, 3, 1, 1) / 255, persistent=False)
@@ -128,6 +131,8 @@ class PartClassifier(nn.Module):
         set_batch_norm_momentum(backbone, part.BATCH_NORM_MOMENTUM)
         if part.BATCH_NORM not in ("train", "frozen"):
             raise ValueError(f"MODEL.PART.BATCH_NORM must be train or frozen, not {part.BATCH_NORM!r}")
+        if part.FOCAL_GAMMA < 0:
+            raise ValueError(f"MODEL.PART.FOCAL_GAMMA must not be negative, it is {part.FOCAL_GAMMA}")
         if part.LOSS_RESOLUTION not in ("image", "evidence"):
             raise ValueError(f"MODEL.PART.LOSS_RESOLUTION must be image or evidence, not {part.LOSS_RESOLUTION!r}")
         extractor = build_extractor(cfg, backbone.output_shape())
@@ -141,6 +146,7 @@ class PartClassifier(nn.Module):
             "level": part.EXTRACTOR.LEVEL,
             "part_loss_weight": part.LOSS_WEIGHT,
             "part_loss_at_image_size": part.LOSS_RESOLUTION == "image",
+            "part_focal_gamma": part.FOCAL_GAMMA,
             "label_smoothing": part.LABEL_SMOOTHING,
             "freeze_batch_norm": part.BATCH_NORM == "frozen",
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -174,7 +180,8 @@ class PartClassifier(nn.Module):
         """
         features = self.backbone((images - self.pixel_mean) / self.pixel_std)
         evidence = None
-        if self.extractor is not None and (evidence_needed or self.label_needs_evidence):
+        idle = self.extractor is None or (self.extractor.training_only and not self.training)
+        if self.extractor is not None and not idle and (evidence_needed or self.label_needs_evidence):
             maps = None
             if targets is not None and self.extractor.needs_part_maps:
                 maps = self.level_map(targets.part_maps)
@@ -236,7 +243,11 @@ class PartClassifier(nn.Module):
             part = self.extractor.loss(output.evidence, targets.objects)
         else:
             maps = self.level_map(targets.part_maps)
-            part = part_loss(output.evidence.mask_logits, maps, at_image_size=self.part_loss_at_image_size)
+            terms = [
+                part_loss(logits, maps, at_image_size=self.part_loss_at_image_size, focal=self.part_focal_gamma)
+                for logits in output.evidence.resolutions
+            ]
+            part = torch.stack(terms).mean()
         return {"loss_part": self.part_loss_weight * part}
 
     def images_of(self, batch: Sequence[dict[str, Any]]) -> Tensor:

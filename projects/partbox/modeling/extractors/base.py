@@ -54,6 +54,7 @@ class Extractor(nn.Module):
         learns_objects: whether it has losses of its own on the labelled parts as objects (:meth:`loss`); otherwise its
             masks are compared with part maps.
         queries: number of detections.
+        training_only: whether it runs in training alone; the label must not depend on it.
     """
 
     num_channels: int
@@ -62,6 +63,7 @@ class Extractor(nn.Module):
     gives_detections = False
     learns_objects = False
     queries = 0
+    training_only = False
 
     def forward(self, inputs: ExtractorInputs) -> PartEvidence:
         raise NotImplementedError
