@@ -22,6 +22,8 @@ from small_models import DETECTOR_MODELS, MODELS, SMALL
 
 from partbox.config import add_partbox_config
 from partbox.engine.checks import ConfigError
+from partbox.engine.detectors import mapper_of
+from partbox.engine.setup import load_config
 from partbox.evaluation.store import RecordsError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -325,7 +327,11 @@ def test_no_key_is_parsed_and_ignored(run, monkeypatch, tmp_path):
         run(*quick, *MODELS[name], "OUTPUT_DIR", tmp_path / name)
     run(*quick, *DETECTOR_MODELS["dino_box_sequence_sorted"], "OUTPUT_DIR", tmp_path / "detector")
     mixed = ["ADVERSARY.OBJECTIVE", "mat", "ADVERSARY.BETA", "0.5", "ADVERSARY.GOAL", "both"]
-    run(*quick, *MODELS["part_box"], *mixed, "OUTPUT_DIR", tmp_path / "mixed")
+    budget = ["DATASETS.LABEL_BUDGET.BOX_SHARE", "0.5"]
+    run(*quick, *MODELS["part_box"], *mixed, *budget, "OUTPUT_DIR", tmp_path / "mixed")
+    # keys of detectors alone
+    jitter = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.AUGMENTATION", "large_scale_jitter"]
+    mapper_of(load_config(None, jitter), is_train=True)
     assert sorted(own_keys() - reads) == []
     assert "ADVERSARY.NEVER_READ" not in reads
     assert len(own_keys()) > 40

@@ -235,7 +235,7 @@ def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tu
 
 
 def _evaluators(model: PartClassifier, records: list[dict[str, Any]]) -> list[DatasetEvaluator]:
-    if model.extractor is None:
+    if model.extractor is None or model.extractor.training_only:
         return []
     names = {"part": model.part_names, "object": model.class_names, "fg": ("foreground",)}[model.level]
     evaluators: list[DatasetEvaluator] = []
