@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from .denoising import matched_slots
 from .draws import Draws
+from .layers import widened
 from .losses import box_losses, focal_loss, mask_losses, uncertain_points
 from .matcher import HungarianMatcher, Pairs
 from .structures import Outputs, Predictions, Target
@@ -176,8 +177,8 @@ class Criterion(nn.Module):
         classes[images, queries] = labels
         if self.settings.softmax:
             # a weighted mean, so not divided by the number of objects
-            return functional.cross_entropy(logits.float().transpose(1, 2), classes, self.empty_weight)
-        return focal_loss(logits.float(), classes) / number
+            return functional.cross_entropy(widened(logits).transpose(1, 2), classes, self.empty_weight)
+        return focal_loss(widened(logits), classes) / number
 
     def _mask_loss(
         self,
@@ -191,7 +192,7 @@ class Criterion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         if predictions.masks is None or any(target.masks is None for target in targets):
             raise ValueError("mask terms need masks, predicted and labelled; set their weights to 0 to train on boxes")
-        found = predictions.masks[images, queries].float()
+        found = widened(predictions.masks[images, queries])
         if not len(found):
             return found.sum(), found.sum()
         wanted = torch.cat(
@@ -203,7 +204,7 @@ class Criterion(nn.Module):
         )
         logits = point_sample(found[:, None], points, align_corners=False)[:, 0]
         with torch.no_grad():
-            there = point_sample(wanted[:, None].float(), points, align_corners=False)[:, 0]
+            there = point_sample(wanted[:, None].to(found.dtype), points, align_corners=False)[:, 0]
         return mask_losses(logits, there)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .boxes import inverse_sigmoid
-from .layers import MLP, DecoderLayer
+from .gradients import cut, learns
+from .layers import MLP, DecoderLayer, widened
 from .ms_deform_attn import Shapes
 from .position import box_encoding
 
@@ -79,12 +80,14 @@ class Decoder(nn.Module):
 
         Returns:
             For each layer its normed queries (B, Q, C); and the boxes (B, Q, 4) cxcywh in [0, 1] that each layer starts
-            from, with those that the last one ends with: one more than layers. A layer starts from these boxes without
-            their gradient, and the prediction of a layer uses them with it: "look forward twice".
+            from, with those that the last one ends with: one more than layers. While the weights learn, a layer starts
+            from these boxes without their gradient, and the prediction of a layer uses them with it: "look forward
+            twice"; see :func:`maskdino_ext.gradients.learns`.
         """
+        learning = learns(self)
         # in float32 under autocast too, as in the official code
         with torch.autocast(content.device.type, enabled=False):
-            content, anchors, tokens = content.float(), anchors.float(), tokens.float()
+            content, anchors, tokens = widened(content), widened(anchors), widened(tokens)
             scale = torch.cat([valid, valid], dim=-1)[:, None]
             reference = anchors.sigmoid()
             states, references = [], [reference]
@@ -93,7 +96,7 @@ class Decoder(nn.Module):
                 position = self.ref_point_head(box_encoding(on_levels[:, :, 0], self.channels))
                 content = layer(content, position, on_levels, tokens, shapes, padding, blocked)
                 refined = (box_head(content) + inverse_sigmoid(reference, self.eps)).sigmoid()
-                reference = refined.detach()
+                reference = cut(refined, learning)
                 references.append(refined)
                 states.append(self.norm(content))
             return states, references

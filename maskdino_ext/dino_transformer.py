@@ -13,6 +13,7 @@ from torch.nn import functional
 from .decoder import Decoder, DecoderSettings, predicted_boxes
 from .denoising import contrastive_objects
 from .draws import Draws
+from .gradients import cut, learns
 from .layers import MLP
 from .mask_decoder import PRIOR
 from .ms_deform_attn import MSDeformAttn
@@ -151,7 +152,8 @@ class DINOTransformer(nn.Module):
         if self.settings.two_stage:
             selection = self.select(tokens)
             proposals = Predictions(self.enc_out_class_embed(selection.memory), selection.anchors.sigmoid())
-            content, anchors = selection.memory.detach(), selection.anchors.detach()
+            learning = learns(self)
+            content, anchors = cut(selection.memory, learning), cut(selection.anchors, learning)
         else:
             anchors = self.refpoint_embed.weight[None].expand(batch, -1, -1)
         if self.settings.learned_content or not self.settings.two_stage:

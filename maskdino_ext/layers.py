@@ -12,6 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .ms_deform_attn import MSDeformAttn, Shapes
 
 
+def widened(values: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32; float32 and float64 as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them.
 

@@ -64,12 +64,12 @@ def uncertain_points(
     Returns:
         (N, P, 2) in [0, 1], (x, y).
     """
-    many = draws.uniform(f"{purpose}/rand_over", (len(logits), int(count * oversample), 2), logits.device)
+    many = draws.uniform(f"{purpose}/rand_over", (len(logits), int(count * oversample), 2), logits.device).to(logits)
     certainty = point_sample(logits[:, None], many, align_corners=False)[:, 0].abs()
     kept = int(important * count)
     index = certainty.topk(kept, dim=1, largest=False).indices
     points = many.gather(1, index[..., None].expand(-1, -1, 2))
     if kept == count:
         return points
-    rest = draws.uniform(f"{purpose}/rand_extra", (len(logits), count - kept, 2), logits.device)
+    rest = draws.uniform(f"{purpose}/rand_extra", (len(logits), count - kept, 2), logits.device).to(logits)
     return torch.cat([points, rest], dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .decoder import Decoder, DecoderSettings, predicted_boxes
 from .denoising import noised_objects
 from .draws import Draws
+from .gradients import cut, learns
 from .layers import MLP
 from .ms_deform_attn import MSDeformAttn
 from .query_selection import BOX_TYPES, Selection, anchors_from_masks, select_tokens, token_proposals
@@ -162,17 +163,21 @@ class MaskDINODecoder(nn.Module):
         return self.class_embed(normed), masks
 
     def _queries(self, selection: Selection | None, mask_features: Tensor) -> tuple[Tensor, Tensor, Predictions | None]:
-        """Content (B, Q, C) and anchors (B, Q, 4) without gradients, and what the chosen tokens predict."""
+        """Content (B, Q, C) and anchors (B, Q, 4), and what the chosen tokens predict.
+
+        While the weights learn, content and anchors have no gradient; boxes around masks never have one.
+        """
         batch = len(mask_features)
         if selection is None:
             content = self.query_feat.weight[None].expand(batch, -1, -1)
             return content, self.query_embed.weight[None].expand(batch, -1, -1), None
         logits, masks = self.heads(selection.memory, mask_features)
         assert masks is not None
-        content = selection.memory.detach()
+        learning = learns(self)
+        content = cut(selection.memory, learning)
         if self.settings.learned_content:
             content = self.query_feat.weight[None].expand(batch, -1, -1)
-        anchors = selection.anchors.detach()
+        anchors = cut(selection.anchors, learning)
         if self.settings.box_type != "no":
             anchors = anchors_from_masks(masks, self.settings.box_type, self.settings.decoder.eps)
         return content, anchors, Predictions(logits, selection.anchors.sigmoid(), masks)

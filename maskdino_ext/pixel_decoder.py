@@ -10,7 +10,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .layers import EncoderLayer, token_centres
+from .layers import EncoderLayer, token_centres, widened
 from .ms_deform_attn import MSDeformAttn, Shapes
 from .position import pixel_encoding
 
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         reference = token_centres(shapes, valid)
         # in float32 under autocast too, as in the official code
         with torch.autocast(tokens.device.type, enabled=False):
-            tokens = tokens.float()
+            tokens = widened(tokens)
             for layer in self.layers:
                 tokens = layer(tokens, position, reference, shapes, padding)
         return tokens
@@ -182,18 +182,24 @@ class MaskDINOEncoder(nn.Module):
                 nn.init.zeros_(convolution.bias)
 
     def forward(self, features: Mapping[str, Tensor]) -> PixelFeatures:
-        """Backbone features (B, C_f, h_f, w_f) by name -> :class:`PixelFeatures`."""
+        """Backbone features (B, C_f, h_f, w_f) by name -> :class:`PixelFeatures`.
+
+        In float32 under autocast too, as in the official code.
+        """
+        with torch.autocast(next(iter(features.values())).device.type, enabled=False):
+            return self._forward({name: widened(feature) for name, feature in features.items()})
+
+    def _forward(self, features: Mapping[str, Tensor]) -> PixelFeatures:
         inputs = [
-            projection(features[name].float())
-            for name, projection in zip(self.in_features, self.input_proj, strict=False)
+            projection(features[name]) for name, projection in zip(self.in_features, self.input_proj, strict=False)
         ]
         extra: list[Tensor] = []
         for projection in list(self.input_proj)[len(inputs) :]:
-            extra.append(projection(extra[-1] if extra else features[self.coarsest].float()))
+            extra.append(projection(extra[-1] if extra else features[self.coarsest]))
         inputs, encodings = self._order(inputs, extra)
         levels = self.transformer(inputs, encodings)
         finest = levels[0] if self.settings.order == "low2high" else levels[-1]
-        lateral = self.adapter_1(features[self.lateral].float())
+        lateral = self.adapter_1(features[self.lateral])
         enlarged = functional.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         mask_features = self.mask_features(self.layer_1(lateral + enlarged))
         return PixelFeatures(mask_features, tuple(levels), tuple(inputs), tuple(encodings))

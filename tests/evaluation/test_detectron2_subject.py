@@ -13,7 +13,7 @@ from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from part_dataset_files import forget_builtin_datasets
-from small_detectors import DETECTORS, SEGMENTER, detector_config
+from small_detectors import DETECTORS, SEGMENTER, SMALL_TRANSFORMER, TRANSFORMERS, detector_config
 
 from partbox.attacks import AttackError, attack_mode
 from partbox.engine.checks import ConfigError
@@ -72,6 +72,30 @@ def state(model) -> tuple:
     }
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
     return numbers, tensors, [module.training for module in model.modules()]
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_attacks_on_transformers_follow_the_gradient_of_the_whole_network(registered, name):
+    """Training cuts the path through chosen tokens and boxes; an attack's losses must not."""
+    case = Case(name, registered, *SMALL_TRANSFORMER, "MODEL.MaskDINO.INITIALIZE_BOX_TYPE", "no")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in case.model.parameters():
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+    case.model.double()
+    losses, image = case.losses(), case.image().double() * 0.8 + 0.1
+
+    def total(at: torch.Tensor) -> torch.Tensor:
+        return sum(value for key, value in losses(at, "truth", 0).items() if "_dn" not in key)
+
+    with attack_mode(case.model):
+        leaf = image.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(total(leaf), leaf)
+        for _ in range(2):
+            direction = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+            with torch.no_grad():
+                slope = float(total(image + 1e-7 * direction) - total(image - 1e-7 * direction)) / 2e-7
+            assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
 
 
 def test_ap_counts_the_evaluated_images_alone(registered):

@@ -301,6 +301,28 @@ def test_half_precision_changes_little(architecture):
     assert abs(rounded - exact) < 0.2 * exact
 
 
+def test_the_pixel_decoder_stays_in_float32_under_autocast():
+    """As in the official code; the sizes are such that centres of tokens have no exact value in half precision."""
+    model = small_transformer("MaskDINO").eval()
+    decoder = model.sem_seg_head.pixel_decoder
+    features = model.backbone(torch.randn(1, 3, 96, 160))
+    exact = decoder(features)
+    seen = []
+    handles = [
+        module.register_forward_hook(
+            lambda module, inputs, output: seen.append(output.dtype) if isinstance(output, torch.Tensor) else None
+        )
+        for module in decoder.modules()
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = decoder(features)
+    for handle in handles:
+        handle.remove()
+    assert set(seen) == {torch.float32}
+    assert torch.equal(found.mask_features, exact.mask_features)
+    assert all(torch.equal(one, other) for one, other in zip(found.levels, exact.levels, strict=True))
+
+
 def test_settings_change_what_they_say():
     """One look at each key that no other test touches."""
     one = sample()

@@ -67,6 +67,30 @@ def test_attacks_reach_the_image_through_the_detector(setting, name):
     assert not found.zero_gradient.any()
 
 
+@pytest.mark.parametrize("name", DETECTOR_MODELS)
+def test_the_input_gradient_is_that_of_the_whole_network(setting, name):
+    """Also of the path through chosen tokens and boxes, which training cuts; boxes around masks have no gradient."""
+    model, batch = setting(name, "MODEL.MaskDINO.INITIALIZE_BOX_TYPE", "no", count=2)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():  # away from heads that start at zero
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    model = model.double().eval()
+    images = model.images_of(batch).double() * 0.8 + 0.1
+    weights = torch.randn(2, 11, generator=generator, dtype=torch.float64)
+
+    def value(at: Tensor) -> Tensor:
+        return (model.logits(at) * weights).sum()
+
+    leaf = images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(value(leaf), leaf)
+    for _ in range(3):
+        direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            slope = float(value(images + 1e-7 * direction) - value(images - 1e-7 * direction)) / 2e-7
+        assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["dino_box_sequence", "maskdino_part_box"])
 def test_images_without_part_labels_teach_the_class_only(setting, name):
     model, batch = setting(name, count=3)
