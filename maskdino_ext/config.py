@@ -49,7 +49,8 @@ def _add_maskdino(cfg: CfgNode) -> None:
     node.COST_DICE_WEIGHT = 5.0
     # Decoder.
     node.HIDDEN_DIM = 256
-    node.NHEADS = 8  # of the decoder; the official code has 8 there whatever is written
+    node.NHEADS = 8  # of the pixel decoder's encoder, as officially
+    node.DEC_NHEADS = 8  # of the decoder; the official code has 8 there whatever is written
     node.DIM_FEEDFORWARD = 2048
     node.DEC_LAYERS = 6
     node.DEC_N_POINTS = 4
@@ -85,7 +86,6 @@ def _add_pixel_decoder(cfg: CfgNode) -> None:
     node.MASK_DIM = 256
     node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
     node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
-    node.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
     node.TRANSFORMER_ENC_LAYERS = 6
     node.DIM_FEEDFORWARD = 1024
     node.TOTAL_NUM_FEATURE_LEVELS = 4
@@ -178,7 +178,7 @@ def _pixel_decoder(cfg: CfgNode) -> dict[str, Any]:
         "mask_dim": head.MASK_DIM,
         "norm": head.NORM,
         "layers": head.TRANSFORMER_ENC_LAYERS,
-        "heads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+        "heads": node.NHEADS,
         "points": head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
         "feedforward": head.DIM_FEEDFORWARD,
         "dropout": node.DROPOUT,
@@ -195,7 +195,7 @@ def _predictor(cfg: CfgNode, softmax: bool) -> dict[str, Any]:
             feedforward=node.DIM_FEEDFORWARD,
             layers=node.DEC_LAYERS,
             levels=head.TOTAL_NUM_FEATURE_LEVELS,
-            heads=node.NHEADS,
+            heads=node.DEC_NHEADS,
             points=node.DEC_N_POINTS,
             eps=1e-5,
             form=attention_form(cfg),

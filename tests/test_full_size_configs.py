@@ -19,16 +19,25 @@ from partbox.engine.setup import load_config
 
 FOLDERS = ("coco", "partimagenet", "paco")
 FILES = sorted(path for folder in FOLDERS for path in (REPOSITORY / "configs" / folder).glob("*.yaml"))
-BUILT = [path for path in FILES if path.name != "base.yaml"]
+BUILT = [path for path in FILES if path.stem not in ("base", "dino_4scale_R50_36ep")]
 CLASSES = {"coco": 80, "partimagenet": 40, "paco": 456}
 # An image must give at least as many tokens as there are queries: 300 of Mask DINO, 900 of DINO.
 SIZES = {"MaskDINO": 128, "DINO": 224}
+DINO_OFFICIAL = REPOSITORY.parent / "shared/fixtures/maskdino/dino_4scale_r50_state_dict.json"
 OFFICIAL = REPOSITORY.parent / "shared/fixtures/maskdino/maskdino_r50_state_dict.json"
 
 
 def config(path: Path, *options: str):
     partbox.register_all()
     return load_config(path, ["MODEL.DEVICE", "cpu", *options])
+
+
+def test_the_longer_schedule_differs_in_the_schedule_alone():
+    short, long = (config(REPOSITORY / f"configs/coco/dino_4scale_R50{end}.yaml") for end in ("", "_36ep"))
+    assert long.SOLVER.MAX_ITER == 3 * short.SOLVER.MAX_ITER
+    assert long.SOLVER.STEPS == (long.SOLVER.MAX_ITER * 30 // 36,)
+    long.SOLVER.MAX_ITER, long.SOLVER.STEPS = short.SOLVER.MAX_ITER, short.SOLVER.STEPS
+    assert long.dump() == short.dump()
 
 
 @pytest.mark.parametrize("path", BUILT, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -40,7 +49,7 @@ def test_every_configuration_makes_one_training_step(path):
     (step,) = (line for line in plan.splitlines() if line.startswith("one step"))
     assert f"{size} x {size}" in step
     assert 5 < float(re.search(r"total loss ([\d.]+)", step).group(1)) < 2000
-    # layers that none of the six objects reaches would be an error of the configuration
+    # a layer that the step does not reach would be a mistake in the configuration
     assert "without a gradient" not in plan
     assert f"weights: {cfg.MODEL.WEIGHTS} is not on this machine" in plan
     assert f"{cfg.SOLVER.MAX_ITER:,} iterations of 16 images" in plan
@@ -70,6 +79,35 @@ def test_the_recipe_is_the_official_one(name, official):
     assert (recipe["train_num_points"], recipe["dropout"]) == (node.TRAIN_NUM_POINTS, node.DROPOUT)
     assert list(cfg.MODEL.PIXEL_MEAN) == recipe["pixel_mean"]
     assert ("FrozenBN", recipe["resnet"]["freeze_at"]) == (cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+@pytest.mark.skipif(not DINO_OFFICIAL.exists(), reason="the list of official parameters is not on this machine")
+def test_the_recipe_of_dino_is_the_official_one():
+    """With the 91 outputs of the official model; the rate falls after epoch 11 of 12."""
+    cfg = config(REPOSITORY / "configs/coco/dino_4scale_R50.yaml", "MODEL.DINO.NUM_CLASSES", "91")
+    facts = json.loads(DINO_OFFICIAL.read_text())
+    recipe, node, solver = facts["cfg"], cfg.MODEL.DINO, cfg.SOLVER
+    assert sum(p.numel() for p in build_detector(cfg).parameters()) == facts["n_params"]
+    assert recipe["lr"] == solver.BASE_LR
+    assert pytest.approx(recipe["lr_backbone"]) == solver.BASE_LR * solver.BACKBONE_MULTIPLIER
+    decays = {solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, solver.WEIGHT_DECAY_EMBED}
+    assert decays == {recipe["weight_decay"]}
+    assert recipe["clip_max_norm"] == solver.CLIP_GRADIENTS.CLIP_VALUE
+    assert solver.STEPS[0] / solver.MAX_ITER == pytest.approx(recipe["lr_drop"] / recipe["epochs"], abs=1e-4)
+    assert pytest.approx(recipe["epochs"] * 118_287 / solver.IMS_PER_BATCH, abs=recipe["epochs"]) == solver.MAX_ITER
+    assert (recipe["num_queries"], recipe["dn_number"]) == (node.NUM_OBJECT_QUERIES, node.DN_NUMBER)
+    assert (recipe["num_select"], recipe["dn_label_noise_ratio"]) == (node.NUM_SELECT, node.DN_LABEL_NOISE_RATIO)
+    assert (6, 6, recipe["dropout"]) == (node.ENC_LAYERS, node.DEC_LAYERS, node.DROPOUT)
+
+
+def test_a_dead_layer_and_a_wrong_number_of_classes_are_seen():
+    small = ["MODEL.MaskDINO.DEC_LAYERS", "1", "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", "1"]
+    path = REPOSITORY / "configs/coco/maskdino_R50_1024.yaml"
+    silent = ["MODEL.MaskDINO.DN", "no", "MODEL.MaskDINO.MASK_WEIGHT", "0.0", "MODEL.MaskDINO.DICE_WEIGHT", "0.0"]
+    plan = detector_plan(config(path, *small, *silent), size=SIZES["MaskDINO"])
+    assert "parameters without a gradient" in plan
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 81, and coco_2017_train has 80"):
+        detector_plan(config(path, *small, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "81"), size=SIZES["MaskDINO"])
 
 
 @pytest.mark.parametrize(("folder", "name"), [("partimagenet", "maskdino_R50"), ("paco", "dino_4scale_R50")])

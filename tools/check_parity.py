@@ -12,8 +12,8 @@ Examples:
     python tools/check_parity.py --keys maskdino_r50_state_dict.json
 
 Exit status 1 when anything differs by more than 1e-4 (1e-3 for losses and gradients; norms of gradients relative to
-their size; final masks as the share of pixels), when a stored result is compared with nothing, or a name or a shape
-differs.
+their size; final masks as the share of pixels), when a stored result is compared with nothing, a file belongs to no
+run, or a name or a shape differs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def check_folder(folder: Path, only: str) -> bool:
             compared += 1
             try:
                 fine &= show(run())
-            except (KeyError, ValueError, RuntimeError) as problem:  # the other runs are still compared
+            except (KeyError, OSError, ValueError, RuntimeError) as problem:  # the other runs are still compared
                 print(f"\n{name}: {type(problem).__name__}: {problem}")
                 fine = False
     if not compared:

@@ -2,9 +2,9 @@
 r"""Make a published checkpoint one that partbox's configurations load.
 
 Examples:
-    # ResNet-50 of torchvision as the start of Mask DINO, or of DINO
-    python tools/convert_weights.py resnet50-11ad3fa6.pth weights/resnet50_detectron2.pth --backbone-names detectron2
-    python tools/convert_weights.py resnet50-11ad3fa6.pth weights/resnet50_dino.pth --backbone-names dino
+    # ResNet-50 of torchvision as the start of Mask DINO, or of DINO: IMAGENET1K_V1, which the published recipes used
+    python tools/convert_weights.py resnet50-0676ba61.pth weights/resnet50_detectron2.pth --backbone-names detectron2
+    python tools/convert_weights.py resnet50-0676ba61.pth weights/resnet50_dino.pth --backbone-names dino
 
     # official DINO-4scale: 91 category ids of COCO become detectron2's 80 classes
     python tools/convert_weights.py checkpoint0011_4scale.pth weights/dino_4scale_r50_coco.pth

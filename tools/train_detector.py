@@ -100,12 +100,8 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     seed_all_rng(max(cfg.SEED, 0))
     model = build_detector(cfg, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_EXCEPT).train()
     optimizer = build_optimizer(cfg, model)
-    loader = build_detection_train_loader(
-        records,
-        mapper=mapper_of(cfg, is_train=True),
-        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
+    # with the configuration, so that the keys of DATALOADER count: samplers, grouping by aspect ratio
+    loader = build_detection_train_loader(cfg, mapper=mapper_of(cfg, is_train=True), dataset=records)
     adversary = cfg.ADVERSARY
     free = {"threat": threat_model(cfg), "replays": adversary.REPLAYS} if adversary.OBJECTIVE == "free" else {}
     trainer = DetectorTrainer(
@@ -201,6 +197,9 @@ def main() -> None:
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/faster_rcnn/model_final.pth")
     if arguments.dry_run:
+        given = dict(zip(arguments.options[::2], arguments.options[1::2], strict=True)).get("MODEL.WEIGHTS")
+        if given and not Path(given).is_file():  # a file's own default may be missing here, a typed one is a mistake
+            raise CheckpointError(f"MODEL.WEIGHTS {given} does not exist")
         print(detector_plan(cfg, size=arguments.dry_run_size))
         return
     with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only):

@@ -35,7 +35,8 @@ def maskdino_config(described: Described, *, denoising: str | None = None) -> Cf
     _pixel_decoder(cfg, described)
     node = cfg.MODEL.MaskDINO
     node.HIDDEN_DIM = described["hidden_dim"]
-    node.NHEADS = described.get("decoder_heads", described.get("decoder_nheads (hard default)"))
+    node.NHEADS = described.get("encoder_heads", described.get("encoder_nheads"))
+    node.DEC_NHEADS = described.get("decoder_heads", described.get("decoder_nheads (hard default)"))
     node.DIM_FEEDFORWARD = described.get("decoder_ffn", described.get("decoder_dim_feedforward"))
     node.DEC_LAYERS = described["dec_layers"]
     node.DEC_N_POINTS = described["n_points"]
@@ -71,7 +72,6 @@ def _pixel_decoder(cfg: CfgNode, described: Described) -> None:
     head.COMMON_STRIDE = described["common_stride"]
     head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = list(described["encoder_in_features"])
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = described["n_points"]
-    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = described.get("encoder_heads", described.get("encoder_nheads"))
     layers = "enc_layers (SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS)"
     head.TRANSFORMER_ENC_LAYERS = described.get("enc_layers", described.get(layers))
     head.DIM_FEEDFORWARD = described.get("encoder_ffn", described.get("encoder_dim_feedforward"))

@@ -14,41 +14,63 @@ from .dino_runs import compare_dino_evaluation, compare_dino_training
 from .edges import compare_across_edges
 from .maskdino_runs import compare_decoder_alone, compare_maskdino_evaluation, compare_maskdino_training, load
 
+KINDS = ("model", "io", "eval", "train_dnoff", "train_dnon")
 Run = tuple[str, Callable[[], Comparison]]
 
 
 def runs_of(folder: Path) -> Iterator[Run]:
     """Name and comparison of every run in a folder, in the order of names.
 
-    A run is a JSON file with ``cfg`` and the ``.pt`` files that begin with its name: ``maskdino_SET_VARIANT`` with
+    What cannot be compared (weights of an unknown description, files that are not there or belong to nothing) is a run
+    as well: calling it raises ValueError or FileNotFoundError, and the others are still compared. A run is a JSON file
+    with ``cfg`` and the ``.pt`` files that begin with its name: ``maskdino_SET_VARIANT`` with
     ``_model``, ``_eval``, ``_train_dnoff`` and ``_train_dnon`` and the set's ``_images``; ``dino_SET_VARIANT`` likewise
     with the set's ``_inputs``; a decoder alone with ``_model`` and ``_io``; ``msdeformattn_SET`` with ``_ref2`` and
     ``_ref4``.
 
     Raises:
-        FileNotFoundError: no run in the folder, or files of a run that are not there.
-        ValueError: a file beside weights that describes something else.
+        FileNotFoundError: no run in the folder.
     """
+    known: set[Path] = set()
     any_run = False
     for path in sorted(folder.glob("*.json")):
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if path.stem.startswith("msdeformattn_"):
-            found = _attention_runs(path, document)
-        elif path.stem.startswith("maskdino_") and (folder / f"{path.stem}_io.pt").exists():
-            found = _decoder_runs(path, document)
-        elif path.stem.startswith("maskdino_") and "variant" in document.get("cfg", {}):
-            found = _maskdino_runs(path, document)
-        elif path.stem.startswith("dino_") and "two_stage_type" in document.get("cfg", {}) and "train" in document:
-            found = _dino_runs(path, document)
-        elif path.with_name(f"{path.stem}_model.pt").exists():
-            raise ValueError(f"{path.name} describes no run that is known here, and weights of that name are beside it")
-        else:
-            continue
-        for run in found:
+        for run in _runs_of_file(path):
             any_run = True
+            known |= {path.with_name(f"{path.stem}_{kind}.pt") for kind in KINDS}
+            known |= set(path.parent.glob(f"{path.stem}_ref*.pt"))
             yield run
     if not any_run:
         raise FileNotFoundError(f"{folder} holds no reference run, such as maskdino_A_ts_bitmask_3s.json")
+    inputs = {*folder.glob("maskdino_*_images.pt"), *folder.glob("dino_*_inputs.pt")}
+    for file in sorted(set(folder.glob("*.pt")) - known - inputs):
+        yield file.stem, partial(_not_comparable, f"{file.name} belongs to no run that is known here")
+
+
+def _runs_of_file(path: Path) -> Iterator[Run]:
+    """The runs that a JSON file describes; none where it describes something else and has no weights beside it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        yield path.stem, partial(_not_comparable, f"{path.name} cannot be read: {problem}")
+        return
+    described = document.get("cfg", {}) if isinstance(document, dict) else {}
+    described = described if isinstance(described, dict) else {}
+    if path.stem.startswith("msdeformattn_"):
+        yield from _attention_runs(path, document)
+    elif path.stem.startswith("maskdino_") and path.with_name(f"{path.stem}_io.pt").exists():
+        yield from _decoder_runs(path, document)
+    elif path.stem.startswith("maskdino_") and "variant" in described:
+        yield from _maskdino_runs(path, document)
+    elif path.with_name(f"{path.stem}_model.pt").exists():
+        if path.stem.startswith("dino_") and "two_stage_type" in described:
+            yield from _dino_runs(path, document)
+        else:
+            reason = f"{path.name} describes no run that is known here, and weights of that name are beside it"
+            yield path.stem, partial(_not_comparable, reason)
+
+
+def _not_comparable(reason: str) -> Comparison:
+    raise ValueError(reason)
 
 
 def _attention_runs(path: Path, document: dict[str, Any]) -> Iterator[Run]:
@@ -96,7 +118,9 @@ def _maskdino(path: Path, file: Path, images: Path, described: dict[str, Any]) -
 def _dino_runs(path: Path, document: dict[str, Any]) -> Iterator[Run]:
     sets = [file for file in path.parent.glob("dino_*_inputs.pt") if path.stem.startswith(file.stem[: -len("inputs")])]
     if len(sets) != 1:
-        raise FileNotFoundError(f"{path.name} needs the inputs of its set, one file such as dino_A_inputs.pt")
+        reason = f"{path.name} needs the inputs of its set, one file such as dino_A_inputs.pt"
+        yield path.stem, partial(_not_comparable, reason)
+        return
     for file in _files(path):
         yield file.stem, partial(_dino, path, file, sets[0], _with_training(document, file))
 
@@ -112,7 +136,6 @@ def _dino(path: Path, file: Path, inputs: Path, described: dict[str, Any]) -> Co
 
 
 def _files(path: Path) -> list[Path]:
-    """The run's evaluation, and its training steps where it has them."""
-    kinds = ("eval", "train_dnoff", "train_dnon")
-    files = [path.with_name(f"{path.stem}_{kind}.pt") for kind in kinds]
-    return [files[0], *(file for file in files[1:] if file.exists())]
+    """The run's evaluation and training steps, as far as they are stored; the evaluation where nothing is."""
+    files = [path.with_name(f"{path.stem}_{kind}.pt") for kind in ("eval", "train_dnoff", "train_dnon")]
+    return [file for file in files if file.exists()] or files[:1]

@@ -61,6 +61,10 @@ def compare_detections(comparison: Comparison, prefix: str, ours: Mapping[str, T
 
     Their order means nothing (scores may be equal), so ours are first assigned to the stored ones.
     """
+    absent = [key for key in ours if f"{prefix}/{key}" not in comparison.stored]
+    if absent:  # without all of them nothing can be assigned; what is stored stays uncompared, and so an error
+        comparison.notes.append(f"{prefix}: {', '.join(absent)} of the detections are not stored")
+        return
     stored = {key: comparison.stored[f"{prefix}/{key}"] for key in ours}
     if any(stored[key].shape != value.shape for key, value in ours.items()):
         for key, value in ours.items():

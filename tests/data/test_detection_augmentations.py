@@ -36,10 +36,11 @@ def encoded(record):
 
 
 def config(name, *options):
+    size = ["INPUT.IMAGE_SIZE", str(SIDE)] if name == "large_scale_jitter" else []
     return load_config(
         None,
         [
-            *["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.AUGMENTATION", name, "INPUT.IMAGE_SIZE", str(SIDE)],
+            *["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.AUGMENTATION", name, *size],
             *["INPUT.MASK_FORMAT", "bitmask", "INPUT.MIN_SIZE_TRAIN", "(48, 64)", "INPUT.MAX_SIZE_TRAIN", "80"],
             *["MODEL.MASK_ON", "True", *options],
         ],
@@ -102,6 +103,8 @@ def test_every_draw_follows_the_seed(record):
     ("options", "message"),
     [
         (("detr", "INPUT.CROP.ENABLED", "True"), "crops by itself"),
+        (("detr", "INPUT.IMAGE_SIZE", "512"), "detr reads none of them"),
+        (("shortest_edge", "INPUT.MAX_SCALE", "1.5"), "shortest_edge reads none of them"),
         (("large_scale_jitter", "INPUT.MIN_SCALE", "0"), "MIN_SCALE"),
         (("large_scale_jitter", "INPUT.IMAGE_SIZE", "8"), "IMAGE_SIZE"),
     ],

@@ -172,6 +172,8 @@ def test_a_dry_run_needs_no_data(run, tmp_path, monkeypatch, capsys):
     assert "GeneralizedRCNN, 40 classes" in plan
     assert "DATASETS.TRAIN: example_train" in plan
     assert not (tmp_path / "run").exists()
+    with pytest.raises(CheckpointError, match=r"typo\.pth does not exist"):
+        run("mask_rcnn", *SHORT, "--dry-run", "MODEL.WEIGHTS", tmp_path / "typo.pth")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     run("deeplabv3plus", *SHORT, "DATASETS.TRAIN", "('car_parts_train',)", "--dry-run", "--dry-run-size", "64")
     plan = capsys.readouterr().out

@@ -91,6 +91,13 @@ def test_the_tool_fails_when_a_number_or_a_name_is_another(tmp_path, monkeypatch
     torch.save(stored, tmp_path / "dino_A_twostage_eval.pt")
     assert script().main() == 1
     assert "NOT COMPARED, 1 stored results: out/2/pred_masks" in capsys.readouterr().out
+    del stored["out/2/pred_masks"]
+    kept = stored.pop("final/0/scores")
+    torch.save(stored, tmp_path / "dino_A_twostage_eval.pt")
+    assert script().main() == 1
+    assert "final/0: scores of the detections are not stored" in capsys.readouterr().out
+    torch.save({**stored, "final/0/scores": kept}, tmp_path / "dino_A_twostage_eval.pt")
+    assert script().main() == 0
     document = json.loads((tmp_path / "dino_A_twostage.json").read_text())
     document["cfg"]["dec_pred_bbox_embed_share"] = False
     (tmp_path / "dino_A_twostage.json").write_text(json.dumps(document))
@@ -98,6 +105,32 @@ def test_the_tool_fails_when_a_number_or_a_name_is_another(tmp_path, monkeypatch
     assert "only True exists here" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["check_parity.py", str(tmp_path), "--only", "nothing"])
     assert script().main() == 1
+
+
+@pytest.mark.skipif(not RUNS, reason="needs the reference runs (set PARTBOX_SHARED)")
+def test_one_strange_run_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    """Weights of something unknown, a file that belongs to nothing, a run without results: each is named, and fails."""
+    for file in ("dino_A_twostage.json", "dino_A_inputs.pt", "dino_A_twostage_model.pt", "dino_A_twostage_eval.pt"):
+        shutil.copyfile(FOLDER / file, tmp_path / file)
+    document = json.loads((tmp_path / "dino_A_twostage.json").read_text())
+    del document["train"]  # evaluation only
+    (tmp_path / "dino_A_twostage.json").write_text(json.dumps(document))
+    monkeypatch.setattr(sys, "argv", ["check_parity.py", str(tmp_path)])
+    assert script().main() == 0
+    (tmp_path / "another.json").write_text("{}")
+    (tmp_path / "broken.json").write_text("{")
+    for name in ("another_model", "dino_A_twostage_train_dnstandard", "dino_A_empty_model"):
+        torch.save({}, tmp_path / f"{name}.pt")
+    shutil.copyfile(tmp_path / "dino_A_twostage.json", tmp_path / "dino_A_empty.json")
+    capsys.readouterr()
+    assert script().main() == 1
+    printed = capsys.readouterr().out
+    assert "another.json describes no run that is known here" in printed
+    assert "broken.json cannot be read" in printed
+    assert "dino_A_twostage_train_dnstandard.pt belongs to no run" in printed
+    assert "dino_A_empty_eval: FileNotFoundError" in printed or "dino_A_empty_eval.pt" in printed
+    assert "dino_A_twostage_eval: " in printed
+    assert "BEYOND" not in printed
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, Instances
 from small_models import DETECTOR_MODELS, small_config
 from torch import Tensor
 
@@ -89,6 +90,46 @@ def test_the_input_gradient_is_that_of_the_whole_network(setting, name):
         with torch.no_grad():
             slope = float(value(images + 1e-7 * direction) - value(images - 1e-7 * direction)) / 2e-7
         assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
+
+
+def parts(count: int, side: float, masks: bool) -> Instances:
+    """``count`` square parts of an image of 64 pixels."""
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, generator=generator) * (63 - side)
+    boxes = torch.cat([corners, corners + side], dim=1)
+    found = Instances((64, 64), gt_boxes=Boxes(boxes), gt_classes=torch.arange(count) % 40)
+    if masks:
+        places = torch.arange(64) + 0.5
+        across = (places >= boxes[:, :1]) & (places < boxes[:, 2:3])
+        down = (places >= boxes[:, 1:2]) & (places < boxes[:, 3:4])
+        found.gt_masks = BitMasks(down[:, :, None] & across[:, None, :])
+    return found
+
+
+@pytest.mark.parametrize("name", ["dino_box_sequence", "maskdino_part_box"])
+def test_degenerate_batches_train(setting, name):
+    """No part at all, one image without, more parts than denoising queries, parts of a pixel, nobody labelled."""
+    model, batch = setting(name, count=2)
+    model.train()
+    masks = name.startswith("maskdino")
+    for first, second in (
+        (parts(0, 1, masks), parts(0, 1, masks)),
+        (parts(0, 1, False), parts(2, 20, masks)),
+        (parts(30, 8, masks), parts(1, 8, masks)),
+        (parts(3, 1, masks), parts(2, 1, masks)),
+        (None, parts(0, 1, masks)),
+        (None, None),
+    ):
+        samples = [{**sample, "instances": found} for sample, found in zip(batch, (first, second), strict=True)]
+        samples = [{k: v for k, v in sample.items() if v is not None} for sample in samples]
+        losses = model(samples)
+        model.zero_grad()
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(value) for value in losses.values())
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        assert all(g is None or torch.isfinite(g).all() for g in gradients.values())
+        if (first, second) != (None, None):  # nobody has labelled anything: the class alone teaches
+            assert [name for name, gradient in gradients.items() if gradient is None] == []
 
 
 @pytest.mark.parametrize("name", ["dino_box_sequence", "maskdino_part_box"])

@@ -9,6 +9,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 
 AUGMENTATIONS = ("shortest_edge", "large_scale_jitter", "detr")
+JITTER = (1024, 0.1, 2.0)  # defaults of IMAGE_SIZE, MIN_SCALE and MAX_SCALE
 DETR_FIRST_SIDES = (400, 500, 600)  # shortest sides before the crop, in pixels
 DETR_CROP = (384, 600)  # smallest and largest side of the crop, in pixels
 
@@ -21,6 +22,11 @@ def detection_training_mapper(cfg: CfgNode) -> DatasetMapper:
     """
     options: dict[str, Any] = DatasetMapper.from_config(cfg, is_train=True)
     name = cfg.INPUT.AUGMENTATION
+    jitter = (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE)
+    if name != "large_scale_jitter" and jitter != JITTER:
+        raise ValueError(
+            f"INPUT.IMAGE_SIZE, MIN_SCALE and MAX_SCALE are of large_scale_jitter, {name} reads none of them"
+        )
     if name == "shortest_edge":
         return DatasetMapper(**{"is_train": True, **options})
     if name not in AUGMENTATIONS:

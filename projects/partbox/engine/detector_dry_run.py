@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.solver import build_lr_scheduler
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -37,6 +38,7 @@ def detector_plan(cfg: CfgNode, *, size: int = 256) -> str:
         CheckpointError: the weights do not fit.
         TrainingDiverged: the loss is not finite.
     """
+    _check_known_classes(cfg)
     weights = cfg.MODEL.WEIGHTS if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).is_file() else ""
     model = build_detector(cfg, weights, cfg.MODEL.WEIGHTS_EXCEPT if weights else ())
     mapper_of(cfg, is_train=True)
@@ -44,12 +46,14 @@ def detector_plan(cfg: CfgNode, *, size: int = 256) -> str:
     build_lr_scheduler(cfg, optimizer)
     samples = made_up_samples(cfg, size)
     start = time.perf_counter()
+    _wake(model)
     losses = _one_step(cfg, model, optimizer, samples)
     seconds = time.perf_counter() - start
     model.eval()
     with torch.no_grad():
         model(samples[:1])
-    blind = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    # criteria add 0 * parameter, so that a gradient exists where nothing is learned
+    blind = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lines = [
         f"model: {cfg.MODEL.META_ARCHITECTURE}, {class_count(cfg)} classes, "
@@ -59,10 +63,26 @@ def detector_plan(cfg: CfgNode, *, size: int = 256) -> str:
         f"of {len(losses)} terms",
     ]
     if blind:
-        lines.append(f"parameters without a gradient in this step: {len(blind)}, such as {blind[0]}")
+        lines.append(f"parameters without a gradient: {len(blind)}, such as {blind[0]}")
     lines += [_dataset_line(cfg, key) for key in ("TRAIN", "TEST")]
     lines.append(f"training: {cfg.SOLVER.MAX_ITER:,} iterations of {cfg.SOLVER.IMS_PER_BATCH} images")
     return "\n".join(lines)
+
+
+def _wake(model: torch.nn.Module) -> None:
+    """Move parameters that start at zero: before such a head every gradient of a first step is zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
+
+
+def _check_known_classes(cfg: CfgNode) -> None:
+    """Compare the classes of datasets whose names are known without their files, such as detectron2's COCO."""
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        if "thing_classes" in MetadataCatalog.get(name).as_dict():
+            check_classes(cfg, name)
 
 
 def made_up_samples(cfg: CfgNode, size: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data.build import filter_images_with_only_crowd_annotations
 
 from partbox.data.label_budget import LabelBudget
 
@@ -53,8 +54,8 @@ def within_budget(cfg: CfgNode, records: Sequence[Record], source: str) -> list[
 def detector_training_records(cfg: CfgNode) -> list[Record]:
     """The records that a detector or segmenter of parts trains on.
 
-    Images whose parts nobody has labelled are left out for a detector. Datasets that do not say what is labelled stay
-    as they are.
+    Images whose parts nobody has labelled are left out for a detector. So are, with
+    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``, images without any object.
 
     Raises:
         ConfigError: see :func:`partbox.engine.detectors.records_of`; a budget for a dataset without part labels; no
@@ -65,10 +66,18 @@ def detector_training_records(cfg: CfgNode) -> list[Record]:
     if not all("part_labels" in record for record in records):
         if label_budget(cfg) is not None:
             raise ConfigError(f"DATASETS.LABEL_BUDGET: {name} is no part dataset, it does not say what is labelled")
-        return records
+        return _with_objects(cfg, records)
     labelled = labelled_records(cfg, within_budget(cfg, records, name))
     if not labelled:
         raise ConfigError(f"DATASETS.TRAIN: no image of {name} has part labels that the label budget leaves")
     if not is_segmenter(cfg) and cfg.MODEL.MASK_ON and any(record["part_labels"] == "box" for record in labelled):
         raise ConfigError(f"MODEL.MASK_ON needs masks, and {name} has images with boxes alone: set it False")
-    return labelled
+    return _with_objects(cfg, labelled)
+
+
+def _with_objects(cfg: CfgNode, records: list[Record]) -> list[Record]:
+    """What ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves, by detectron2's rule."""
+    if is_segmenter(cfg) or not cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        return records
+    kept: list[Record] = filter_images_with_only_crowd_annotations(records)
+    return kept

@@ -282,6 +282,8 @@ class PartClassifier(nn.Module):
         share = boxes.new_tensor([width, height, width, height])
         centred = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], dim=1) / share
         masks = instances.gt_masks.tensor.to(self.device) if instances.has("gt_masks") else None
+        if masks is None and not len(boxes):  # an image without parts has all the masks that it can have
+            masks = torch.zeros((0, height, width), dtype=torch.bool, device=self.device)
         channels = self.level_map(instances.gt_classes + 1) - 1
         return PartObjects(channels.to(self.device), centred.to(self.device), masks)
 
