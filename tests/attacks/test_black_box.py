@@ -128,11 +128,33 @@ def test_nothing_to_find_costs_the_whole_budget():
         ("linf", "HopSkipJumpAttack", {"constraint": "l2"}, "not the threat's norm linf"),
         ("linf", "BoundaryAttack", {}, "not in linf"),
         ("l2", "LinfPGD", {}, "not in l2"),
+        ("linf", "GenAttack", {}, "targeted misclassification only"),
+        ("l2", "DatasetAttack", {}, "fed to it first"),
+        ("l2", "BinarizationRefinementAttack", {}, "another attack has found"),
+        ("linf", "InversionAttack", {"distance": "l2"}, "the distance is the threat's"),
     ],
 )
 def test_wrong_foolbox_attacks_are_refused(threat, attack, options, words):
     with pytest.raises(ValueError, match=words):
         FoolboxAttack(ThreatModel(threat, 0.1), attack, options)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *["GaussianBlurAttack", "InversionAttack", "LinearSearchBlendedUniformNoiseAttack"],
+        *["BinarySearchContrastReductionAttack", "PointwiseAttack"],
+    ],
+)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_attacks_of_any_distance_get_that_of_the_threat(norm, attack):
+    model = small_network()
+    images, labels = labelled_images(model, 4)
+    found = FoolboxAttack(ThreatModel(norm, 0.7 if norm == "linf" else 6.0), attack)(model, images, labels)
+    assert ThreatModel(norm, 1.0).distance(images, found.images).max() <= (0.7 if norm == "linf" else 6.0) + 1e-4
+    assert (model(found.images).argmax(1) != labels).equal(found.fooled)
+    nowhere = FoolboxAttack(ThreatModel(norm, 1e-6), attack)(model, images, labels)
+    assert not nowhere.fooled.any()
 
 
 def test_rays_is_linf_only():

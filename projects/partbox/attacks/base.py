@@ -201,7 +201,7 @@ class Attack(ABC):
             AttackError: see :mod:`partbox.attacks.base`.
         """
         check_inputs(images, labels, image_ids)
-        images = images.detach()
+        images, labels = images.detach(), labels.long()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
         if not len(images):
             return Search(images, labels, images.new_zeros((0, 1))).result()
@@ -238,21 +238,26 @@ def in_layout_of(images: Tensor, other: Tensor) -> Tensor:
 def forward(predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
     """Checked logits (B, K) without a gradient."""
     with torch.no_grad():
-        return check_logits(predict(images), labels)
+        return check_logits(predict(images), labels, images)
 
 
 def check_inputs(images: Tensor, labels: Tensor, image_ids: Sequence[ImageId] | None) -> None:
     """Refuse what would make an attack silently wrong.
 
     Raises:
-        AttackError: shapes that do not fit, integer or non-finite images, pixels outside [0, 1], a wrong number of ids.
+        AttackError: shapes that do not fit, integer, half-precision or non-finite images, pixels outside [0, 1], labels
+            that are no integers, a wrong number of ids.
     """
     if images.dim() != 4 or not images.is_floating_point():
         raise AttackError(
             f"images must be float (B, C, H, W) in [0, 1], not {images.dtype} {tuple(images.shape)}; "
             "divide uint8 images by 255"
         )
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if images.dtype in (torch.float16, torch.bfloat16):
+        raise AttackError(
+            f"images in {images.dtype} cannot hold the small steps of an attack: give float32, convert inside predict"
+        )
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
         raise AttackError(f"labels must be integers (B,) = ({len(images)},), not {labels.dtype} {tuple(labels.shape)}")
     if image_ids is not None and len(image_ids) != len(images):
         raise AttackError(f"{len(image_ids)} image ids for {len(images)} images")
@@ -263,15 +268,18 @@ def check_inputs(images: Tensor, labels: Tensor, image_ids: Sequence[ImageId] | 
         raise AttackError(f"pixels must be finite and within [0, 1], found [{low.item():g}, {high.item():g}]")
 
 
-def check_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return ``logits`` when they are finite (B, K), and raise AttackError otherwise."""
+def check_logits(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+    """Return ``logits`` in the type of the images when they are finite (B, K), and raise AttackError otherwise.
+
+    A model may answer in half or double precision; losses and steps are computed in that of the images.
+    """
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
         raise AttackError(f"predict must return logits (B, K) with B = {len(labels)}, not {_describe(logits)}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise AttackError(f"labels must lie in [0, {logits.shape[1]}), found {int(labels.min())}..{int(labels.max())}")
     if not bool(torch.isfinite(logits).all()):
         raise AttackError("the model returned logits that are not finite")
-    return logits
+    return logits.to(images.dtype)
 
 
 def _describe(value: object) -> str:
@@ -303,7 +311,7 @@ def _gradient_pass(
     """Logits (B, K), objective (B,), its gradient (B, C, H, W), and where that is zero everywhere (B,)."""
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
-        logits = check_logits(predict(leaf), labels)
+        logits = check_logits(predict(leaf), labels, leaf)
         if not logits.requires_grad:
             raise AttackError(
                 "the logits do not depend on the images through differentiable operations, so a gradient attack "

@@ -109,7 +109,7 @@ class FAB(Attack):
             where the clean image is misclassified, inf where none was found.
         """
         check_inputs(images, labels, image_ids)
-        images = images.detach()
+        images, labels = images.detach(), labels.long()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
         logits = forward(predict, images, labels)
         nearest, distance = images.clone(), torch.full_like(logits[:, 0], torch.inf)
@@ -184,7 +184,7 @@ class FAB(Attack):
         """Logit differences (B, J) to other classes, negative while unfooled, and their gradients (B, J, C, H, W)."""
         with torch.enable_grad():
             leaf = images.detach().requires_grad_(True)
-            logits = check_logits(predict(leaf), labels)
+            logits = check_logits(predict(leaf), labels, leaf)
             if not logits.requires_grad:
                 raise AttackError("the logits do not depend on the images through differentiable operations")
             if targets is not None:

@@ -15,11 +15,18 @@ from .objectives import margin
 from .threat import ThreatModel
 
 
+REFUSED = {
+    "BinarizationRefinementAttack": "it refines what another attack has found",
+    "DatasetAttack": "it needs other images to be fed to it first",
+    "GenAttack": "it is for targeted misclassification only",
+}
+
+
 class FoolboxAttack(Attack):
     """An attack of ``foolbox.attacks``, one image at a time, so that the draw of each image is its own.
 
     Attacks that search the smallest perturbation count as successful when it lies within eps. Those with a
-    ``constraint`` (HopSkipJumpAttack) get the threat's norm.
+    ``constraint`` (HopSkipJumpAttack) or a ``distance`` of their choice get the threat's norm.
 
     Args:
         threat: norm and eps in [0, 1] pixel space.
@@ -27,7 +34,8 @@ class FoolboxAttack(Attack):
         options: of its constructor, plain values.
 
     Raises:
-        ValueError: no such attack, an option that it does not have, or an attack of another norm.
+        ValueError: no such attack, an option that it does not have, an attack of another norm, or one that needs more
+            than an image and its label.
         ImportError: foolbox is not installed.
     """
 
@@ -39,6 +47,9 @@ class FoolboxAttack(Attack):
         kind = getattr(foolbox.attacks, attack, None)
         if not inspect.isclass(kind) or not issubclass(kind, foolbox.attacks.base.Attack):
             raise ValueError(f"foolbox has no attack {attack!r}; such as HopSkipJumpAttack, BoundaryAttack")
+        if attack in REFUSED:
+            raise ValueError(f"foolbox's {attack} cannot be used here: {REFUSED[attack]}")
+        distance = {"linf": foolbox.distances.linf, "l2": foolbox.distances.l2}[threat.norm]
         known = inspect.signature(kind).parameters
         given = dict(options or {})
         unknown = sorted(set(given) - set(known))
@@ -50,11 +61,15 @@ class FoolboxAttack(Attack):
                 raise ValueError(
                     f"{attack}: the constraint {given['constraint']} is not the threat's norm {threat.norm}"
                 )
+        if "distance" in given:
+            raise ValueError(f"{attack}: the distance is the threat's, {threat.norm}")
         try:
-            self._attack: Any = kind(**given)
+            self._attack: Any = kind(**given, **({"distance": distance} if "distance" in known else {}))
         except TypeError as error:
             raise ValueError(f"foolbox's {attack} cannot be built: {error}") from error
-        distance = {"linf": foolbox.distances.linf, "l2": foolbox.distances.l2}[threat.norm]
+        flexible = foolbox.attacks.base.FlexibleDistanceMinimizationAttack
+        if isinstance(self._attack, flexible) and not hasattr(self._attack, "_distance"):
+            self._attack._distance = distance  # PointwiseAttack forgets to
         own = getattr(self._attack, "distance", None)
         if own is not None and type(own) is type(distance) and own.p != distance.p:
             raise ValueError(f"foolbox's {attack} works in {own}, not in {threat.norm}")

@@ -290,7 +290,7 @@ class PartPGD:
         with torch.enable_grad():
             leaf = candidates.detach().requires_grad_(True)
             found = predict(leaf)
-            check_logits(found.logits, labels)
+            check_logits(found.logits, labels, leaf)
             value = self._objective(found, labels, part_maps, guides, step, aim)
             if not value.requires_grad:
                 raise AttackError("parts and logits do not depend on the images through differentiable operations")

@@ -37,7 +37,8 @@ CHOICES = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
     "ADVERSARY.OBJECTIVE": OBJECTIVES,
-    "ADVERSARY.GOAL": ("class", *(goal for goal in GOALS if goal != "guided")),
+    # the others need another image, or an image's misread masks, which training does not have
+    "ADVERSARY.GOAL": ("class", *(goal for goal in GOALS if goal not in ("guided", "inverse"))),
     "ADVERSARY.REGION": REGIONS,
 }
 
