@@ -14,7 +14,6 @@ from .draws import ImageId, drawn_from, image_seed
 from .objectives import margin
 from .threat import ThreatModel
 
-
 REFUSED = {
     "BinarizationRefinementAttack": "it refines what another attack has found",
     "DatasetAttack": "it needs other images to be fed to it first",
