@@ -21,7 +21,6 @@ from partbox.data import PartDatasetError, load_part_dataset
 from partbox.data.example import generate_example_dataset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
-from partbox.engine.evaluate import records_digest, weights_digest
 from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.image_evaluator import image_evaluators
@@ -30,6 +29,7 @@ from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.progress import Progress
 from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, conclude, missing_units, work
+from partbox.evaluation.stamp import records_digest, weights_digest
 from partbox.evaluation.store import RecordsError, RecordStore
 
 FORK = multiprocessing.get_context("fork")

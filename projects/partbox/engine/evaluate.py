@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,9 @@ from partbox.evaluation.guides import GuideBook
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
-from partbox.evaluation.perturbations import Perturbation
 from partbox.evaluation.records import write_records
 from partbox.evaluation.run import Evaluation, conclude, missing_units, self_checks, work
+from partbox.evaluation.stamp import versions
 from partbox.evaluation.store import RecordStore
 from partbox.evaluation.subject import ClassifierSubject, Mapper, Subject
 from partbox.files import write_text
@@ -43,65 +40,15 @@ from .setup import load_config, load_dataset
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
-PACKAGES = (
-    "partbox",
-    "detectron2",
-    "sal-detectron2",
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "pillow",
-    "torchmetrics",
-    "pycocotools",
-    "imagecorruptions-imaug",
-    "scikit-image",
-    "scipy",
-    "numba",
-    "foolbox",
-    "opencv-python-headless",
-)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def fingerprint(
-    cfg: CfgNode, model: torch.nn.Module, records: Sequence[Mapping[str, Any]], perturbations: Sequence[Perturbation]
-) -> dict[str, Any]:
-    """What decides an evaluation's numbers; records made under another one are not mixed with these."""
+def fingerprint(cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
+    """What decides an evaluation's numbers beside what :func:`partbox.evaluation.stamp.stamp_of` knows."""
     return {
         "schema_version": SCHEMA_VERSION,
         **{f"config {key}": value for key, value in effective_config(cfg).items() if key != "MODEL.WEIGHTS"},
-        "weights": weights_digest(model),
-        "images": records_digest(records),
-        "perturbations": [perturbation.settings for perturbation in perturbations],
-        "versions": versions(),
         "device": next(model.parameters()).device.type,
     }
-
-
-def records_digest(records: Sequence[Mapping[str, Any]]) -> str:
-    """Digest of images and labels of a dataset, wherever it lies."""
-    moved = [{**record, "file_name": Path(record["file_name"]).name} for record in records]
-    return hashlib.sha256(json.dumps(moved, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Digest of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def evaluate_and_save(
@@ -193,8 +140,7 @@ def evaluate_subject(
     batches = RecordBatches(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS)
     ready = image_evaluators(evaluators, records)
     folder = Path(cfg.OUTPUT_DIR)
-    stamp = fingerprint(cfg, subject.module, records, perturbations)
-    with RecordStore(folder / "records", stamp, process=f"{part[0]}-of-{part[1]}") as store:
+    with RecordStore(folder / "records", fingerprint(cfg, subject.module), process=f"{part[0]}-of-{part[1]}") as store:
         options: dict[str, Any] = {"seed": cfg.ROBUST_EVAL.SEED, "keep_examples": keep_examples, "part": part}
         work(subject, batches, perturbations, ready, store, **options)
         missing = missing_units(len(batches), perturbations, store)

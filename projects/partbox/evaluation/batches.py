@@ -21,6 +21,10 @@ class Batches(Protocol):
         """Number of batches."""
 
     @property
+    def sizes(self) -> Sequence[int]:
+        """Images of each batch."""
+
+    @property
     def mapper(self) -> Mapper:
         """From a record to a sample."""
 
@@ -46,6 +50,11 @@ class RecordBatches:
     def __len__(self) -> int:
         return -(-len(self.records) // self.batch_size)
 
+    @property
+    def sizes(self) -> Sequence[int]:
+        starts = range(0, len(self.records), self.batch_size)
+        return [min(self.batch_size, len(self.records) - start) for start in starts]
+
     def load(self, numbers: Sequence[int], mapper: Mapper) -> Iterable[Batch]:
         return build_test_loader(
             self.records, mapper, batch_size=self.batch_size, workers=self.workers, batches=numbers
@@ -70,6 +79,10 @@ class LoadedBatches:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        return [len(batch) for batch in self._batches]
 
     def load(self, numbers: Sequence[int], mapper: Mapper) -> Iterator[Batch]:
         for number in numbers:

@@ -154,6 +154,11 @@ class DetectorSubject(Detectron2Subject):
         super().__init__(model)
         self.num_classes, self.iou, self.score = num_classes, iou, score
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the verdicts depend on beside the model."""
+        return {"num_classes": self.num_classes, "iou": self.iou, "score": self.score}
+
     def attack(
         self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
     ) -> tuple[Record, Tensor]:
@@ -219,6 +224,11 @@ class SegmenterSubject(Detectron2Subject):
     def __init__(self, model: nn.Module, *, ignore: int = 255) -> None:
         super().__init__(model)
         self.ignore = ignore
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the verdicts depend on beside the model."""
+        return {"ignore": self.ignore}
 
     def scores(self, sample: Mapping[str, Any], images: Tensor) -> Tensor:
         """Images (1, 3, H, W) in [0, 1] -> scores (1, C, H, W) at the network's input size."""

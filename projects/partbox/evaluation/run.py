@@ -18,6 +18,7 @@ from .perturbations import Perturbation
 from .progress import Progress
 from .records import Record
 from .self_checks import Check
+from .stamp import check_unique, stamp_of
 from .store import RecordStore, Unit
 from .subject import Batch, ClassifierSubject, Subject
 from .summary import performance_under_corruptions, summarize, worst_case
@@ -61,12 +62,13 @@ def evaluate(
         seed: of every random draw.
         keep_examples: images of each perturbation to keep with their predictions, from the first batch.
         progress: show a progress bar with the time left.
-        store: keeps finished batches; those that it has already are not done again.
+        store: keeps finished batches; those that it has already are not done again. Those of another evaluation
+            (other images, batches, seed, perturbations, evaluators, weights, versions of the packages) are refused.
 
     Raises:
         ValueError: an attack on a model that does not look at the image (oracle extractor), or on the parts of one
-            that has none; see also :func:`partbox.evaluation.summary.summarize`.
-        RecordsError: records cannot be written.
+            that has none; two images of one id; see also :func:`partbox.evaluation.summary.summarize`.
+        RecordsError: records cannot be written, or the store holds those of another evaluation.
     """
     parts = _numbered(batches)
     store = store if store is not None else RecordStore()
@@ -117,7 +119,12 @@ def work(
         keep_examples: images of the first batch to keep for pictures.
         progress: show a progress bar with the time left.
         part: (i, n): do only every n-th batch from the i-th on, as one of n processes.
+
+    Raises:
+        ValueError: two images have one id.
+        RecordsError: records cannot be written, or the store holds those of another evaluation.
     """
+    store.claim(stamp_of(subject, batches, perturbations, evaluators, seed))
     done = store.finished()
     mine = units_of(len(batches), perturbations)[part[0] :: part[1]]
     finished = sum(unit in done for unit in mine)
@@ -160,7 +167,7 @@ def conclude(
     """The numbers of a finished evaluation, from its records alone.
 
     Raises:
-        ValueError: batches are missing.
+        ValueError: batches are missing, or an image id occurs twice.
     """
     done = store.finished()
     missing = [unit for unit in units_of(batches, perturbations) if unit not in done]
@@ -172,6 +179,7 @@ def conclude(
     results = summarize(records, perturbations)
     for perturbation in perturbations:
         its = [record for record in records if record.perturbation == perturbation.name]
+        check_unique([record.image_id for record in its])
         entry = results["by_perturbation"][perturbation.name]
         entry["settings"] = perturbation.settings
         entry["notes"] = sorted({note for record in its for note in record.notes})

@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,9 @@ from partbox.files import write_atomically, write_text
 from .records import Record
 
 Unit = tuple[str, int]  # perturbation, number of the batch
-FINGERPRINT = "fingerprint.json"
+FINGERPRINT = "fingerprint.json"  # what the one who made the store said of the evaluation
+STAMP = "evaluation.json"  # what the evaluation said of itself
+RECORDS = "process-*.jsonl"
 Examples = dict[str, np.ndarray]
 
 
@@ -37,8 +40,8 @@ class RecordStore:
     Args:
         folder: None keeps everything in memory. Each process appends to a file of its own in it, so several processes,
             on one machine or on many with a common file system, can work on one evaluation.
-        fingerprint: what decides the numbers (configuration, weights, images, versions) as plain JSON values. Records
-            made under another one are refused, never mixed.
+        fingerprint: what decides the numbers beside what :func:`partbox.evaluation.stamp.stamp_of` knows, such as a
+            configuration, as plain JSON values. Records made under another one are refused, never mixed.
         process: name of this process's file.
 
     Raises:
@@ -49,12 +52,13 @@ class RecordStore:
         self, folder: str | Path | None = None, fingerprint: Mapping[str, Any] | None = None, *, process: str = "0-of-1"
     ) -> None:
         self._memory: dict[Unit, list[Record]] = {}
+        self._stamp: dict[str, Any] = {}
         self._examples: dict[str, Examples] = {}
         self.folder = Path(folder) if folder is not None else None
         self._file: io.FileIO | None = None
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_fingerprint(dict(fingerprint or {}))
+            self._check_same(self.folder, FINGERPRINT, _as_stored(fingerprint or {}), begun=lambda path: True)
             self._file = self._open(self.folder / f"process-{process}.jsonl")
 
     def close(self) -> None:
@@ -69,22 +73,33 @@ class RecordStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check_fingerprint(self, fingerprint: dict[str, Any]) -> None:
-        assert self.folder is not None
-        path = self.folder / FINGERPRINT
-        now = json.loads(json.dumps(fingerprint))
-        if not path.exists():
-            if any(self.folder.glob("process-*.jsonl")):
-                raise RecordsError(f"{self.folder} holds records and no {FINGERPRINT}: delete the folder to start anew")
-            write_text(path, json.dumps(now, indent=2, sort_keys=True))
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        if changed:
-            shown = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in changed[:3])
-            raise RecordsError(
-                f"{self.folder} holds records of another evaluation ({shown}): choose another OUTPUT_DIR, or delete "
-                "that folder to start anew"
-            )
+    def claim(self, stamp: Mapping[str, Any]) -> None:
+        """Say which evaluation the records belong to; :func:`partbox.evaluation.run.work` does, before the first one.
+
+        Args:
+            stamp: what decides the records, from :func:`partbox.evaluation.stamp.stamp_of`.
+
+        Raises:
+            RecordsError: there are records of another evaluation.
+        """
+        now = _as_stored(stamp)
+        if self.folder is None:
+            self._stamp = self._stamp or now
+            _check_equal("this store", self._stamp, now, "give each evaluation its own")
+            return
+        self._check_same(self.folder, STAMP, now, begun=lambda path: path.stat().st_size > 0)
+
+    @staticmethod
+    def _check_same(folder: Path, name: str, now: dict[str, Any], begun: Callable[[Path], bool]) -> None:
+        """Write the file, or compare with it; ``begun`` says which files of records cannot be there before it is."""
+        path = folder / name
+        with _locked(folder):  # two processes that start at once: one writes, the other compares
+            if not path.exists():
+                if any(begun(one) for one in folder.glob(RECORDS)):
+                    raise RecordsError(f"{folder} holds records and no {name}: delete the folder to start anew")
+                write_text(path, json.dumps(now, indent=2, sort_keys=True))
+            before = json.loads(path.read_text(encoding="utf-8"))
+        _check_equal(str(folder), before, now, "choose another folder (OUTPUT_DIR), or delete that one to start anew")
 
     def _open(self, path: Path) -> io.FileIO:
         """Open for appending, after cutting off the line that a kill left half-written."""
@@ -129,7 +144,7 @@ class RecordStore:
         """All finished batches of all processes."""
         found = dict(self._memory)
         if self.folder is not None:
-            for path in sorted(self.folder.glob("process-*.jsonl")):
+            for path in sorted(self.folder.glob(RECORDS)):
                 for unit, records in _batches_of(path).items():
                     found.setdefault(unit, records)
         return found
@@ -156,6 +171,36 @@ class RecordStore:
 
 def _save(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
     np.savez_compressed(file, **arrays)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the system lets go of the lock of one that dies."""
+    with open(folder / ".lock", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _as_stored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as they come back from their file."""
+    stored: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return stored
+
+
+def _check_equal(where: str, before: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
+    before, now = _flat(before), _flat(now)
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        shown = "; ".join(f"{key} was {_short(before.get(key))}, is {_short(now.get(key))}" for key in changed[:3])
+        raise RecordsError(f"{where} holds records of another evaluation ({shown}): {advice}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """One level, so that the message names the setting that changed and not the group around it."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}: ") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
 
 
 def _short(value: object) -> str:

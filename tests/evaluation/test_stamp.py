@@ -1,0 +1,163 @@
+"""Records of one evaluation are never taken for those of another, whatever the caller forgets to say."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.structures import Boxes, Instances
+
+from partbox.evaluation import build_perturbations, evaluate
+from partbox.evaluation.batches import RecordBatches
+from partbox.evaluation.image_evaluator import ImageEvaluator
+from partbox.evaluation.records import Record
+from partbox.evaluation.run import conclude
+from partbox.evaluation.stamp import records_digest, stamp_of
+from partbox.evaluation.store import RecordsError, RecordStore
+from partbox.evaluation.subject import Seen
+
+ATTACK = {"name": "detector-pgd", "eps": "8/255", "steps": 2, "goal": "all", "step_size": "4/255"}
+
+
+class Counting(ImageEvaluator):
+    """Keeps nothing worth keeping."""
+
+    def measure(self, sample, output) -> int:
+        return 1
+
+    def combine(self, measurements) -> dict:
+        return {"count": {"images": sum(measurements)}}
+
+
+class Brightest:
+    """A model under test that answers with the sum of the pixels and its one weight."""
+
+    kind = "detector"
+
+    def __init__(self, weight: float = 1.0, **settings) -> None:
+        self.module = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.constant_(self.module.weight, weight)
+        self.settings = settings
+
+    def check(self, perturbations) -> None:
+        pass
+
+    def mapper(self, mapper, perturbation, seed):
+        return mapper
+
+    def see(self, batch, perturbation, seed) -> Seen:
+        record = Record(0, perturbation.name, None, None, False, float(seed), 1, 0.0, False, objects=1, found=1)
+        records = [replace(record, image_id=sample["image_id"]) for sample in batch]
+        return Seen(records, [{} for _ in batch], lambda count: {})
+
+
+def images(count: int = 8, value: float = 0.0) -> list[dict]:
+    return [{"image_id": number, "image": torch.full((3, 4, 4), value + number)} for number in range(count)]
+
+
+def in_batches(size: int, samples: list[dict]) -> list[list[dict]]:
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+
+def run(
+    store: RecordStore, *, weight: float = 1.0, size: int = 4, samples=None, seed: int = 0, evaluators=(), **attack
+):
+    batches = in_batches(size, images() if samples is None else samples)
+    options = {"store": store, "seed": seed, "progress": False}
+    return evaluate(Brightest(weight), batches, build_perturbations([{**ATTACK, **attack}]), evaluators, **options)
+
+
+CHANGES = {
+    "batch size was 4, is 2": {"size": 2},
+    "seed was 0, is 5": {"seed": 5},
+    "step_size was": {"step_size": "1/255"},
+    "weights was": {"weight": 1.5},
+    "image ids was": {"samples": images()[::-1]},
+    "image count was 8, is 6": {"samples": images(6)},
+    "image records was": {"samples": images(value=1.0)},
+    "evaluators was": {"evaluators": [Counting()]},
+}
+
+
+@pytest.mark.parametrize("kept", ["folder", "memory"])
+def test_records_of_another_evaluation_are_refused_without_a_fingerprint(tmp_path, kept):
+    store = RecordStore(tmp_path if kept == "folder" else None)
+    first = run(store)
+    assert first.results["images"] == 8
+    for words, change in CHANGES.items():
+        with pytest.raises(RecordsError, match=words):
+            run(store, **change)
+    store.close()
+    if kept == "folder":
+        with RecordStore(tmp_path) as again:
+            assert run(again).records == first.records
+            with pytest.raises(RecordsError, match="seed was 0, is 5"):
+                run(again, seed=5)
+        (tmp_path / "evaluation.json").unlink()
+        with RecordStore(tmp_path) as again, pytest.raises(RecordsError, match=r"no evaluation\.json"):
+            run(again)
+
+
+def test_how_images_are_read_and_judged_is_part_of_the_stamp():
+    records = [{"image_id": 1, "file_name": "a.png"}]
+    clean = build_perturbations([])
+
+    def stamp(side: int, size: int = 1, **settings) -> dict:
+        mapper = DatasetMapper(is_train=False, augmentations=[T.ResizeShortestEdge(side)], image_format="BGR")
+        batches = RecordBatches(records * size, mapper, batch_size=2)
+        return stamp_of(Brightest(**settings), batches, clean, [], 0)
+
+    assert stamp(800) == stamp(800)
+    changed = {key for key, value in stamp(800).items() if stamp(640)[key] != value}
+    assert changed == {"reading of images"}
+    assert {key for key, value in stamp(800).items() if stamp(800, iou=0.7)[key] != value} == {"model"}
+    with pytest.raises(ValueError, match="the first is 1"):
+        stamp(800, size=2)
+
+
+def test_the_digest_of_samples_in_memory_sees_every_value_and_no_address():
+    def sample(corner: float) -> dict:
+        truth = Instances((4, 4), gt_boxes=Boxes(torch.tensor([[0.0, 0.0, 1.0, corner]])))
+        return {"image_id": 1, "instances": truth, "other": object()}
+
+    assert records_digest([sample(2.0)]) == records_digest([sample(2.0)])
+    assert records_digest([sample(2.0)]) != records_digest([sample(3.0)])
+
+
+def test_an_image_id_that_occurs_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="1 image ids occur more than once, the first is 0"):
+        run(RecordStore(), samples=[*images(), images()[0]])
+    (clean,) = build_perturbations([])
+    record = Record(3, "clean", None, None, False, None, 1, 0.0, False)
+    store = RecordStore()
+    store.append(("clean", 0), [record])
+    store.append(("clean", 1), [record])
+    with pytest.raises(ValueError, match="the first is 3"):
+        conclude(2, [clean], [], store)
+
+
+def test_parts_that_start_at_once_do_not_refuse_each_other(tmp_path, monkeypatch):
+    """The second part starts while the first one is about to look for records: it must not get in between."""
+    opened, glob = [], Path.glob
+
+    def second() -> None:
+        opened.append(RecordStore(tmp_path, {"a": 1}, process="1-of-2"))
+
+    other = threading.Thread(target=second)
+
+    def glob_late(path: Path, pattern: str):
+        if other.ident is None:
+            other.start()
+            other.join(timeout=0.5)
+        return glob(path, pattern)
+
+    monkeypatch.setattr(Path, "glob", glob_late)
+    with RecordStore(tmp_path, {"a": 1}, process="0-of-2"):
+        other.join()
+        assert len(opened) == 1
+        opened[0].close()
