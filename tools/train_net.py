@@ -60,7 +60,7 @@ from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.engine.training_records import within_budget
-from partbox.evaluation.store import RecordsError
+from partbox.evaluation.record_files import RecordsError, writing
 from partbox.experiments import ExperimentError, describe_experiment
 from partbox.report.example_pictures import save_example_pictures
 from partbox.report.learning_curves import save_learning_curves
@@ -155,7 +155,9 @@ def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     results = evaluate_and_save(cfg, model, weights=weights, part=part)
     if results is None:
         return
-    save_example_pictures(cfg.OUTPUT_DIR)
+    if (Path(cfg.OUTPUT_DIR) / "examples.npz").exists():
+        with writing(Path(cfg.OUTPUT_DIR) / "examples.png", "example pictures"):
+            save_example_pictures(cfg.OUTPUT_DIR)
     logger.info("\n%s", results_table({Path(cfg.OUTPUT_DIR).name: results}))
 
 

@@ -23,6 +23,7 @@ from partbox.evaluation.guides import GuideBook
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
+from partbox.evaluation.record_files import writing
 from partbox.evaluation.records import write_records
 from partbox.evaluation.run import Evaluation, conclude, missing_units, self_checks, work
 from partbox.evaluation.stamp import versions
@@ -82,6 +83,9 @@ def evaluate_and_save(
     if finished is None:
         return None
     results, outcome = finished
+    if not any(outcome.examples.values()):
+        logger.warning("No images were kept for pictures: their part of the evaluation ended before")
+        return results
     save_examples(Path(cfg.OUTPUT_DIR) / "examples.npz", outcome.examples, model.class_names)
     return results
 
@@ -133,6 +137,9 @@ def evaluate_subject(
 
     Returns:
         The content of ``results.json`` and the evaluation; None while parts of other processes are missing.
+
+    Raises:
+        RecordsError: a file cannot be written or read, or the folder holds records of another evaluation.
     """
     started = time.perf_counter()
     perturbations = perturbations_of(cfg, subject.kind)
@@ -156,11 +163,17 @@ def evaluate_subject(
         self_checks(subject, batches, perturbations, outcome, images=count, seed=seed)
     results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
     results["seconds"] = time.perf_counter() - started
-    write_records(folder / "records.jsonl", outcome.records)
-    write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+    _write(folder, results, outcome)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
     return results, outcome
+
+
+def _write(folder: Path, results: Mapping[str, Any], outcome: Evaluation) -> None:
+    with writing(folder / "records.jsonl"):
+        write_records(folder / "records.jsonl", outcome.records)
+    with writing(folder / "results.json", "results"):
+        write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
 
 
 def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tuple[int, int]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
+from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
 
 from .checks import ConfigError
@@ -84,8 +85,15 @@ def config_hash(cfg: CfgNode) -> str:
 
 
 def _check_same_run(folder: Path, cfg: CfgNode) -> None:
-    """Refuse to continue a run with another configuration."""
-    stored = _flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), MAY_CHANGE)
+    """Refuse to continue a run with another configuration, or one that cannot be read."""
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RecordsError(f"{path} is damaged or cannot be read ({error}): choose another OUTPUT_DIR") from error
+    if not isinstance(values, dict):
+        raise RecordsError(f"{path} holds no configuration: choose another OUTPUT_DIR")
+    stored = _flat(values, MAY_CHANGE)
     now = _flat(_plain(cfg), MAY_CHANGE)
     changed = [key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)]
     if changed:
@@ -101,7 +109,8 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
     """Refuse to mix runs in one folder."""
     results = folder / "results.json"
     if eval_only:
-        if results.exists() and json.loads(results.read_text(encoding="utf-8")).get("config_hash") != config_hash(cfg):
+        advice = "delete that file to compute it again from the records"
+        if results.exists() and read_object(results, advice).get("config_hash") != config_hash(cfg):
             raise ConfigError(
                 f"{folder} holds the results of another evaluation or training run: choose another OUTPUT_DIR"
             )
@@ -122,11 +131,14 @@ def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, 
 
     Raises:
         ConfigError: another process writes to the folder, or it holds another run.
+        RecordsError: a file of the folder is damaged or cannot be written.
     """
     folder = Path(cfg.OUTPUT_DIR)
     _check_folder(folder, cfg, resume=resume, eval_only=eval_only)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+    with writing(folder, "a run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 closed below, with what is locked
+    with lock:
         try:
             fcntl.flock(lock, (fcntl.LOCK_EX if part[1] == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:
@@ -135,11 +147,12 @@ def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, 
             ) from None
         for name in ("detectron2", "fvcore", "partbox"):
             setup_logger(str(folder), distributed_rank=part[0], name=name)
-        write_text(folder / "README.txt", CONTENTS)
-        write_text(folder / ("config_evaluation.yaml" if eval_only else "config.yaml"), cfg.dump())
-        write_text(folder / "environment.txt", collect_env_info() + "\n")
-        with open(folder / "command.txt", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {' '.join(sys.argv)}\n")
+        with writing(folder, "a run"):
+            write_text(folder / "README.txt", CONTENTS)
+            write_text(folder / ("config_evaluation.yaml" if eval_only else "config.yaml"), cfg.dump())
+            write_text(folder / "environment.txt", collect_env_info() + "\n")
+            with open(folder / "command.txt", "a", encoding="utf-8") as file:
+                file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {' '.join(sys.argv)}\n")
         yield folder
 
 

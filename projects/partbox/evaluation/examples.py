@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from partbox.files import write_atomically
+from .record_files import write_arrays
 
 
 def stack_examples(
@@ -51,7 +51,7 @@ def _part_map(masks: Tensor, image: Tensor) -> np.ndarray:
 def save_examples(
     path: str | Path, examples: Mapping[str, Mapping[str, np.ndarray]], class_names: Sequence[str]
 ) -> None:
-    """Write the arrays of each perturbation to one ``.npz`` file.
+    """Write the arrays of each perturbation to one ``.npz`` file; one without arrays is left out.
 
     Arrays of perturbation i carry ``_i`` (``images_0``); ``labels`` (N,), ``perturbations`` and ``class_names`` are
     common to all.
@@ -60,9 +60,13 @@ def save_examples(
         path: of the file.
         examples: by perturbation, from :func:`stack_examples`.
         class_names: of the model.
+
+    Raises:
+        RecordsError: the file cannot be written.
     """
+    examples = {name: kept for name, kept in examples.items() if kept}
     arrays: dict[str, Any] = {"perturbations": np.array(list(examples)), "class_names": np.array(class_names)}
     for index, kept in enumerate(examples.values()):
         for key, array in kept.items():
             arrays[key if key == "labels" else f"{key}_{index}"] = array
-    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+    write_arrays(Path(path), arrays)

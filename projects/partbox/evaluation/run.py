@@ -130,14 +130,23 @@ def work(
     finished = sum(unit in done for unit in mine)
     with attack_mode(subject.module), Progress(len(mine), finished, shown=progress) as bar:
         for perturbation in perturbations:
-            missing = [number for name, number in mine if name == perturbation.name and (name, number) not in done]
+            first = (perturbation.name, 0)
+            pictures = keep_examples > 0 and first in mine and store.load_examples(perturbation.name) is None
+            # The first batch is seen again where its records are there and its pictures are not (full disk, damage).
+            missing = [
+                unit[1]
+                for unit in mine
+                if unit[0] == perturbation.name and (unit not in done or (pictures and unit == first))
+            ]
             mapper = subject.mapper(batches.mapper, perturbation, seed)
             for number, batch in zip(missing, _loaded(batches, missing, mapper), strict=True):
+                unit = (perturbation.name, number)
                 seen = subject.see(batch, perturbation, seed)
-                if number == 0 and keep_examples:
+                if unit not in done:
+                    store.append(unit, _measured(seen.records, batch, seen.outputs, evaluators))
+                    bar.step(perturbation.name)
+                if pictures and unit == first:  # after the records: pictures that cannot be written lose no batch
                     store.save_examples(perturbation.name, seen.examples(keep_examples))
-                store.append((perturbation.name, number), _measured(seen.records, batch, seen.outputs, evaluators))
-                bar.step(perturbation.name)
 
 
 def _loaded(batches: Batches, numbers: Sequence[int], mapper: Any) -> Iterator[Batch]:
@@ -189,7 +198,7 @@ def conclude(
     under_corruptions = performance_under_corruptions(results["by_perturbation"], perturbations)
     if under_corruptions:
         results["performance_under_corruptions"] = under_corruptions
-    return Evaluation(results, records, {one.name: store.load_examples(one.name) for one in perturbations})
+    return Evaluation(results, records, {one.name: store.load_examples(one.name) or {} for one in perturbations})
 
 
 def self_checks(

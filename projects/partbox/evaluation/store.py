@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -11,12 +10,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from partbox.files import write_atomically, write_text
+from partbox.files import write_text
 
+from .record_files import RecordsError, read_arrays, read_object, write_arrays, writing
 from .records import Record
 
 Unit = tuple[str, int]  # perturbation, number of the batch
@@ -24,10 +24,6 @@ FINGERPRINT = "fingerprint.json"  # what the one who made the store said of the 
 STAMP = "evaluation.json"  # what the evaluation said of itself
 RECORDS = "process-*.jsonl"
 Examples = dict[str, np.ndarray]
-
-
-class RecordsError(RuntimeError):
-    """Records cannot be written, or belong to another evaluation."""
 
 
 class RecordStore:
@@ -45,7 +41,8 @@ class RecordStore:
         process: name of this process's file.
 
     Raises:
-        RecordsError: the folder holds records of another evaluation, or another process writes to the same file.
+        RecordsError: the folder holds records of another evaluation, cannot be written or has damaged files, or another
+            process writes to the same file.
     """
 
     def __init__(
@@ -57,9 +54,11 @@ class RecordStore:
         self.folder = Path(folder) if folder is not None else None
         self._file: io.FileIO | None = None
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
             self._check_same(self.folder, FINGERPRINT, _as_stored(fingerprint or {}), begun=lambda path: True)
-            self._file = self._open(self.folder / f"process-{process}.jsonl")
+            self._path = self.folder / f"process-{process}.jsonl"
+            self._file = self._open(self._path)
 
     def close(self) -> None:
         """Let go of this process's file."""
@@ -80,7 +79,8 @@ class RecordStore:
             stamp: what decides the records, from :func:`partbox.evaluation.stamp.stamp_of`.
 
         Raises:
-            RecordsError: there are records of another evaluation.
+            RecordsError: there are records of another evaluation, or the file that says which is damaged or cannot be
+                written.
         """
         now = _as_stored(stamp)
         if self.folder is None:
@@ -93,17 +93,20 @@ class RecordStore:
     def _check_same(folder: Path, name: str, now: dict[str, Any], begun: Callable[[Path], bool]) -> None:
         """Write the file, or compare with it; ``begun`` says which files of records cannot be there before it is."""
         path = folder / name
+        advice = f"it says which evaluation the records beside it belong to; delete {folder} to start anew"
         with _locked(folder):  # two processes that start at once: one writes, the other compares
             if not path.exists():
                 if any(begun(one) for one in folder.glob(RECORDS)):
                     raise RecordsError(f"{folder} holds records and no {name}: delete the folder to start anew")
-                write_text(path, json.dumps(now, indent=2, sort_keys=True))
-            before = json.loads(path.read_text(encoding="utf-8"))
+                with writing(path):
+                    write_text(path, json.dumps(now, indent=2, sort_keys=True))
+            before = read_object(path, advice)
         _check_equal(str(folder), before, now, "choose another folder (OUTPUT_DIR), or delete that one to start anew")
 
     def _open(self, path: Path) -> io.FileIO:
         """Open for appending, after cutting off the line that a kill left half-written."""
-        file = io.FileIO(path, "ab")  # without a buffer: what is written has left this process
+        with writing(path):
+            file = io.FileIO(path, "ab")  # without a buffer: what is written has left this process
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -129,16 +132,13 @@ class RecordStore:
         ]
         data = "".join(f"{json.dumps(line)}\n" for line in lines).encode()
         start = os.fstat(self._file.fileno()).st_size
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError as error:
-            os.ftruncate(self._file.fileno(), start)
-            why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-            raise RecordsError(
-                f"cannot write records to {self.folder}: {why}. Every batch finished before is kept: make room and "
-                "start again with the same command"
-            ) from error
+        with writing(self._path):
+            try:
+                while data:
+                    data = data[self._file.write(data) :]
+            except OSError:
+                os.ftruncate(self._file.fileno(), start)
+                raise
 
     def finished(self) -> dict[Unit, list[Record]]:
         """All finished batches of all processes."""
@@ -150,18 +150,21 @@ class RecordStore:
         return found
 
     def save_examples(self, perturbation: str, examples: Examples) -> None:
-        """Keep the arrays of a few images for pictures, whole or not at all."""
+        """Keep the arrays of a few images for pictures, whole or not at all.
+
+        Raises:
+            RecordsError: they cannot be written.
+        """
         if self.folder is None:
             self._examples[perturbation] = examples
         else:
-            write_atomically(self._examples_path(perturbation), lambda file: _save(file, examples))
+            write_arrays(self._examples_path(perturbation), examples)
 
-    def load_examples(self, perturbation: str) -> Examples:
-        """What :meth:`save_examples` was given; empty if nothing."""
-        if self.folder is None or not self._examples_path(perturbation).exists():
-            return self._examples.get(perturbation, {})
-        with np.load(self._examples_path(perturbation), allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+    def load_examples(self, perturbation: str) -> Examples | None:
+        """What :meth:`save_examples` was given; None if nothing, or if its file was damaged, which is then dropped."""
+        if self.folder is None:
+            return self._examples.get(perturbation)
+        return read_arrays(self._examples_path(perturbation))
 
     def _examples_path(self, perturbation: str) -> Path:
         assert self.folder is not None
@@ -169,14 +172,12 @@ class RecordStore:
         return self.folder / f"examples-{digest}.npz"
 
 
-def _save(file: IO[bytes], arrays: Mapping[str, Any]) -> None:
-    np.savez_compressed(file, **arrays)
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process at a time; the system lets go of the lock of one that dies."""
-    with open(folder / ".lock", "ab") as file:
+    with writing(folder):
+        file = open(folder / ".lock", "ab")  # noqa: SIM115 closed below; only opening it is "writing"
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

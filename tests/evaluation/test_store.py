@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetMapper
@@ -53,7 +56,8 @@ class Brightest:
     def see(self, batch, perturbation, seed) -> Seen:
         record = Record(0, perturbation.name, None, None, False, float(seed), 1, 0.0, False, objects=1, found=1)
         records = [replace(record, image_id=sample["image_id"]) for sample in batch]
-        return Seen(records, [{} for _ in batch], lambda count: {})
+        noise = np.random.default_rng(0).random((100, 100))  # 80 kB that no compression makes smaller
+        return Seen(records, [{} for _ in batch], lambda count: {"images": noise[:count]})
 
 
 def images(count: int = 8, value: float = 0.0) -> list[dict]:
@@ -65,10 +69,18 @@ def in_batches(size: int, samples: list[dict]) -> list[list[dict]]:
 
 
 def run(
-    store: RecordStore, *, weight: float = 1.0, size: int = 4, samples=None, seed: int = 0, evaluators=(), **attack
+    store: RecordStore,
+    *,
+    weight: float = 1.0,
+    size: int = 4,
+    samples=None,
+    seed: int = 0,
+    evaluators=(),
+    pictures=0,
+    **attack,
 ):
     batches = in_batches(size, images() if samples is None else samples)
-    options = {"store": store, "seed": seed, "progress": False}
+    options = {"store": store, "seed": seed, "progress": False, "keep_examples": pictures}
     return evaluate(Brightest(weight), batches, build_perturbations([{**ATTACK, **attack}]), evaluators, **options)
 
 
@@ -161,3 +173,83 @@ def test_parts_that_start_at_once_do_not_refuse_each_other(tmp_path, monkeypatch
         other.join()
         assert len(opened) == 1
         opened[0].close()
+
+
+def test_a_full_disk_loses_pictures_and_no_batch_and_a_rerun_makes_them(tmp_path):
+    """A real limit on the size of files, which the pictures exceed and the records do not."""
+
+    def child(results) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        try:
+            with RecordStore(tmp_path) as store:
+                run(store, pictures=100)
+        except RecordsError as error:
+            results.put(str(error))
+
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    process = context.Process(target=child, args=(results,))
+    process.start()
+    message = results.get(timeout=120)
+    process.join()
+    assert "cannot write example pictures" in message
+    assert "examples-" in message
+    assert "make room" in message
+    with RecordStore(tmp_path) as store:
+        assert list(store.finished()) == [("clean", 0)], "the batch that the pictures are of is kept"
+        outcome = run(store, pictures=100)
+        lines = (tmp_path / "process-0-of-1.jsonl").read_text().splitlines()
+        assert len(lines) == len(outcome.records) == 16, "nothing twice"
+    assert outcome.examples["clean"]["images"].shape == (100, 100)
+
+
+def test_the_stamp_on_a_full_disk_is_a_message(tmp_path):
+    def child(results) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        try:
+            RecordStore(tmp_path / "records", {"a": 1})
+        except RecordsError as error:
+            results.put(str(error))
+
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    process = context.Process(target=child, args=(results,))
+    process.start()
+    assert "fingerprint.json" in results.get(timeout=120)
+    process.join()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordsError, match="cannot write records"):
+        RecordStore(tmp_path / "file" / "records")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[]", b"null", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["fingerprint.json", "evaluation.json"])
+def test_a_damaged_stamp_is_named_with_what_to_do(tmp_path, name, content):
+    with RecordStore(tmp_path) as store:
+        run(store)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecordsError, match=rf"{name}.*delete .*{tmp_path.name}"), RecordStore(tmp_path) as store:
+        run(store)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "foreign", "array", "flipped"])
+def test_damaged_pictures_are_made_again(tmp_path, caplog, damage):
+    with RecordStore(tmp_path) as store:
+        first = run(store, pictures=2)
+    before = (tmp_path / "process-0-of-1.jsonl").read_bytes()
+    for path in tmp_path.glob("examples-*.npz"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 255
+        whole = path.read_bytes()
+        path.write_bytes(
+            {"empty": b"", "truncated": whole[:99], "foreign": b"text", "flipped": bytes(data)}.get(damage, b"")
+        )
+        if damage == "array":
+            with open(path, "wb") as file:
+                np.save(file, np.ones(3))
+    with caplog.at_level("WARNING"), RecordStore(tmp_path) as store:
+        again = run(store, pictures=2)
+    assert "left out" in caplog.text
+    assert (tmp_path / "process-0-of-1.jsonl").read_bytes() == before
+    for name, arrays in first.examples.items():
+        np.testing.assert_array_equal(again.examples[name]["images"], arrays["images"])
