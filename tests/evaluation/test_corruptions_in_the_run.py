@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, SemSegEvaluator
 from detectron2.structures import BoxMode
 from PIL import Image
 from small_models import MODELS, small_config
@@ -17,7 +18,11 @@ from partbox.engine.build import build_classifier
 from partbox.evaluation import build_perturbation, build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.corruption_mapper import CorruptionMapper
+from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.records import Record
+from partbox.evaluation.run import conclude
+from partbox.evaluation.semantic_evaluator import SemanticEvaluator
+from partbox.evaluation.store import RecordStore
 from partbox.evaluation.summary import summarize
 from partbox.evaluation.unattacked import corrupt_batch, corruption_seed
 
@@ -168,3 +173,63 @@ def test_what_cannot_be_read_through_a_corruption_is_refused():
 
 def test_a_corruption_costs_two_passes():
     assert build_perturbation({"name": "corruption", "kind": "fog", "severity": 1}).passes == 2
+
+
+class Given(DatasetEvaluator):
+    """Gives the numbers it was made with; mixed into detectron2's evaluators, it keeps what they are."""
+
+    def __init__(self, found: dict) -> None:
+        self.found = found
+
+    def reset(self) -> None:
+        pass
+
+    def process(self, inputs, outputs) -> None:
+        pass
+
+    def evaluate(self) -> dict:
+        return self.found
+
+
+class GivenSemSeg(Given, SemSegEvaluator):
+    pass
+
+
+class GivenPascal(Given, PascalVOCDetectionEvaluator):
+    pass
+
+
+class GivenShares(SemanticEvaluator):
+    def combine(self, measurements) -> dict:
+        return {"sem_seg": {"mIoU": 0.4}}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "name", "score"),
+    [
+        (GivenSemSeg({"sem_seg": {"mIoU": 40.0, "pACC": 90.0}}), "sem_seg mIoU", 0.4),
+        (GivenSemSeg({"sem_seg": {"mIoU": 0.4}}), "sem_seg mIoU", 0.004),
+        (GivenPascal({"bbox": {"AP": 20.0, "AP50": 40.0, "AP75": 10.0}}), "bbox AP50", 0.4),
+        (GivenShares(["a", "b"]), "sem_seg mIoU", 0.4),
+        (Given({"bbox": {"AP": 4000.0}}), "bbox AP", None),
+        (Given({"bbox": {"AP": -1.0}}), "bbox AP", None),
+    ],
+)
+def test_the_unit_of_a_score_is_its_evaluators(evaluator, name, score):
+    """Up to the end of an evaluation, which a score out of range must not lose."""
+    perturbations = build_perturbations([{"name": "corruptions"}])
+    ready = image_evaluators([evaluator], [{"image_id": 0}])
+    store = RecordStore()
+    for one in perturbations:
+        kept = {ready[0].name: {"image_id": 0, "output": {}}}
+        store.append((one.name, 0), [Record(0, one.name, None, None, False, None, 1, 0.0, False, measurements=kept)])
+    results = conclude(1, perturbations, ready, store).results
+    (table,) = results["performance_under_corruptions"].items()
+    assert table[0] == name
+    if score is None:
+        assert table[1]["mPC"] is None
+        assert any(f"{name} under corruptions is not averaged" in warning for warning in results["warnings"])
+    else:
+        assert table[1]["mPC"] == pytest.approx(score)
+        assert table[1]["rPC"] == pytest.approx(1)
+        assert not results["warnings"]

@@ -5,14 +5,32 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 
 from .outputs import decode_output, encode_output
 
 Measurement = Any  # what JSON can hold
+
+
+class Performance(NamedTuple):
+    """A number that mPC and rPC are computed from: ``results[entry][metric]``, ``full`` where everything is right."""
+
+    entry: str
+    metric: str
+    full: float
+
+
+PERCENT = 100.0
+SHARE = 1.0
+# What detectron2's own evaluators give.
+IN_PERCENT = (
+    Performance("bbox", "AP", PERCENT),
+    Performance("segm", "AP", PERCENT),
+    Performance("sem_seg", "mIoU", PERCENT),
+)
 
 
 class ImageEvaluator(DatasetEvaluator):
@@ -20,7 +38,12 @@ class ImageEvaluator(DatasetEvaluator):
 
     The first half is plain JSON values, which a record on disk carries; results computed from records therefore equal
     those of an evaluation in one go.
+
+    Attributes:
+        performances: its numbers that mPC and rPC are computed from, with their unit.
     """
+
+    performances: tuple[Performance, ...] = IN_PERCENT
 
     def __init__(self) -> None:
         self.reset()
@@ -63,6 +86,8 @@ class ReplayedEvaluator(ImageEvaluator):
         super().__init__()
         self.evaluator = evaluator
         self.records = {record["image_id"]: dict(record) for record in records}
+        if isinstance(evaluator, PascalVOCDetectionEvaluator):
+            self.performances = (Performance("bbox", "AP50", PERCENT),)  # Pascal VOC's score, arXiv 1907.07484
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from partbox.data.part_map import IGNORE
 
 from .confusion import confusion_entries, intersection_over_union
-from .image_evaluator import ImageEvaluator, Measurement
+from .image_evaluator import SHARE, ImageEvaluator, Measurement, Performance
 
 
 class PartSegmentationEvaluator(ImageEvaluator):
@@ -25,6 +25,8 @@ class PartSegmentationEvaluator(ImageEvaluator):
         part_names: of the P parts (or objects, or the foreground, after the part level), without background.
         level_map: turns part maps into maps of the level's channels; None at level ``part``.
     """
+
+    performances = (Performance("part_segmentation", "mIoU", SHARE),)
 
     def __init__(self, part_names: Sequence[str], level_map: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()

@@ -195,9 +195,15 @@ def conclude(
         for evaluator in evaluators:
             measured = [record.measurements[evaluator.name] for record in its]
             entry.update(evaluator.combine([one for one in measured if one is not None]) or {})
-    under_corruptions = performance_under_corruptions(results["by_perturbation"], perturbations)
+    scores = [score for evaluator in evaluators for score in evaluator.performances]
+    under_corruptions = performance_under_corruptions(results["by_perturbation"], perturbations, scores)
     if under_corruptions:
         results["performance_under_corruptions"] = under_corruptions
+    results["warnings"] += [
+        f"{name} under corruptions is not averaged: {table['not_averaged']}"
+        for name, table in under_corruptions.items()
+        if "not_averaged" in table
+    ]
     return Evaluation(results, records, {one.name: store.load_examples(one.name) or {} for one in perturbations})
 
 

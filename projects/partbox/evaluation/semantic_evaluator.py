@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .confusion import confusion_entries, intersection_over_union
-from .image_evaluator import ImageEvaluator, Measurement
+from .image_evaluator import SHARE, ImageEvaluator, Measurement, Performance
 
 
 class SemanticEvaluator(ImageEvaluator):
@@ -18,6 +18,8 @@ class SemanticEvaluator(ImageEvaluator):
         class_names: of the C classes.
         ignore: label of pixels that do not count.
     """
+
+    performances = (Performance("sem_seg", "mIoU", SHARE),)
 
     def __init__(self, class_names: Sequence[str], *, ignore: int = 255) -> None:
         super().__init__()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from partbox.corruptions import BENCHMARK, mean_corruption_error, mean_error, mean_performance, relative_performance
 from partbox.corruptions.kinds import SEVERITIES
 
+from .image_evaluator import IN_PERCENT, Performance
 from .perturbations import Perturbation
 from .records import Record
 
@@ -132,34 +133,33 @@ def _of_corruptions(results: Mapping[str, Any], perturbations: Sequence[Perturba
     return found
 
 
-# evaluator's entry, metric, factor to a share
-PERFORMANCES = (
-    ("bbox", "AP", 0.01),
-    ("segm", "AP", 0.01),
-    ("sem_seg", "mIoU", 1.0),
-    ("part_segmentation", "mIoU", 1.0),
-)
-
-
 def performance_under_corruptions(
-    by_perturbation: Mapping[str, Mapping[str, Any]], perturbations: Sequence[Perturbation]
+    by_perturbation: Mapping[str, Mapping[str, Any]],
+    perturbations: Sequence[Perturbation],
+    performances: Iterable[Performance] = IN_PERCENT,
 ) -> dict[str, Any]:
     """AP and mIoU, as shares, by kind and severity of corruption; mPC and rPC where all 75 benchmark cells are there.
 
     Args:
         by_perturbation: entries of the results, with the evaluators' numbers.
         perturbations: of the evaluation.
+        performances: which of the numbers, and their unit.
+
+    Returns:
+        A table for each number. One that is no share of what was said to be full (an evaluator of one's own may count
+        in another unit) has no mPC or rPC, and ``not_averaged`` with the reason.
     """
     found: dict[str, Any] = {}
-    for entry, metric, factor in PERFORMANCES:
+    for entry, metric, full in dict.fromkeys(performances):
         cells: dict[str, dict[int, float]] = defaultdict(dict)
         for one in perturbations:
             value = by_perturbation[one.name].get(entry, {}).get(metric)
             if one.corruption is not None and value is not None:
-                cells[one.corruption[0]][one.corruption[1]] = value * factor
+                cells[one.corruption[0]][one.corruption[1]] = value / full
         if not cells:
             continue
-        table: dict[str, Any] = {
+        name = f"{entry} {metric}"
+        found[name] = {
             "by_kind": {
                 kind: {str(one): values[one] for one in sorted(values)} for kind, values in sorted(cells.items())
             }
@@ -167,9 +167,12 @@ def performance_under_corruptions(
         complete = {kind: [values[one] for one in SEVERITIES] for kind, values in cells.items() if len(values) == 5}
         clean = by_perturbation["clean"].get(entry, {}).get(metric)
         if set(BENCHMARK) <= set(complete):
-            table["mPC"] = mean_performance(complete)
-            table["rPC"] = relative_performance(complete, clean * factor) if clean else None
-        found[f"{entry} {metric}"] = table
+            found[name] |= {"mPC": None, "rPC": None}
+            try:
+                found[name]["mPC"] = mean_performance(complete)
+                found[name]["rPC"] = relative_performance(complete, clean / full) if clean else None
+            except ValueError as error:  # the last step of hours of work: said, not raised
+                found[name]["not_averaged"] = str(error)
     return found
 
 
