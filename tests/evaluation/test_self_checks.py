@@ -10,11 +10,13 @@ from small_models import MODELS, small_config
 from torch import Tensor, nn
 from torch.nn import functional
 
-from partbox.attacks import PGD, AttackError, ThreatModel
+from partbox.attacks import PGD, AttackError, Square, ThreatModel
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
 from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
+from partbox.evaluation.black_box import compare_black_box, is_black_box, without_black_box
+from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, self_checks
 from partbox.evaluation.self_checks import check_classifier, tolerated
 
@@ -193,3 +195,85 @@ def test_the_run_marks_the_result_unreliable(example_dataset, monkeypatch):
     masked = results()
     assert any(reason.startswith("linf 2/255: the gradient") for reason in masked["unreliable"])
     assert any(warning.startswith("unreliable, linf 2/255") for warning in masked["warnings"])
+
+
+def record(image_id: int, perturbation: str, fooled: bool, fooled_by: str = "") -> Record:
+    return Record(image_id, perturbation, 0, int(fooled), fooled, None, 1, 0.0, False, fooled_by)
+
+
+def test_attacks_without_gradients_are_told_apart():
+    boundary = {"attack": "BoundaryAttack", "options": {"steps": 2}}
+    gradient = {"attack": "LinfPGD"}
+    specs = [{"name": one} for one in ("pgd", "square", "rays", "autoattack")]
+    specs += [{"name": "foolbox", **boundary, "norm": "l2"}, {"name": "foolbox", **gradient}]
+    specs += [{"name": "square", "precision": "bfloat16"}]
+    attacks = build_perturbations([{"eps": "8/255", **spec} for spec in specs])[1:]
+    assert [is_black_box(one) for one in attacks] == [False, True, True, False, True, False, True]
+
+
+def test_what_only_square_fools_is_robust_to_the_checks_and_counted_against_the_gradients():
+    attacks = build_perturbations([{"name": one, "eps": "8/255"} for one in ("pgd", "square", "autoattack")])[1:]
+    pgd, square, ensemble = [one.name for one in attacks]
+    records = [record(i, "clean", i == 0, "clean" if i == 0 else "") for i in range(6)]
+    records += [record(i, pgd, i < 2, "clean" if i == 0 else "pgd-20") for i in range(6)]
+    records += [record(i, square, i < 4) for i in range(6)]
+    records += [record(i, ensemble, i < 5, "apgd-ce" if i < 2 else "square") for i in range(6)]
+    assert without_black_box(records, attacks) == {0: False, 1: False, 2: True, 3: True, 4: True, 5: True}
+    (check,) = compare_black_box(records, attacks)
+    assert (check.passed, check.values) == (False, {"images": 4, "fooled": 3})
+    assert check.reason.startswith("3 of 4 images that the attacks with gradients leave fall to")
+    (check,) = compare_black_box(records, [attacks[0], attacks[2]])
+    assert check.values == {"images": 4, "fooled": 3}, "AutoAttack's Square counts too"
+    assert compare_black_box(records, attacks[:1]) == [], "nothing to compare"
+    assert compare_black_box(records, [attacks[1]]) == []
+    assert sum(without_black_box(records, [attacks[1]]).values()) == 2, "Square alone: its own verdict"
+
+
+class Patterns:
+    """The problem's network as a model under test of an evaluation."""
+
+    attackable, extractor, reads_masks = True, None, False
+
+    def __init__(self, problem: Problem, logits) -> None:
+        self.module, self.logits = problem.model, logits
+
+    def __getattr__(self, name: str):
+        return getattr(self.module, name)
+
+    def logits_for(self, batch):
+        return self.logits
+
+    def images_of(self, batch) -> Tensor:
+        return torch.stack([sample["image"] for sample in batch])
+
+    def predict_batch(self, images: Tensor, batch) -> list[dict]:
+        return [{"label": int(one)} for one in self.logits(images).argmax(dim=1)]
+
+
+@pytest.mark.parametrize("attack", [{"name": "square", "queries": 1000}, {"name": "autoattack"}])
+def test_a_black_box_attack_in_the_evaluation_does_not_hide_wrong_gradients(problem, attack, monkeypatch):
+    """The worst case over both kinds leaves what nothing fools: the checks must not look at that."""
+    from partbox.attacks import APGD, autoattack
+
+    short = lambda threat: [APGD(threat, 10), Square(threat, 1000)]  # noqa: E731
+    monkeypatch.setitem(autoattack.VERSIONS, "standard", short)
+    specs = [{"eps": 0.04, **attack}] + ([{"name": "pgd", "eps": 0.04}] if attack["name"] == "square" else [])
+    perturbations = build_perturbations(specs)
+    records = [{"image_id": i} for i in range(COUNT)]
+
+    def mapper(one: dict) -> dict:
+        i = one["image_id"]
+        return {"image_id": i, "image": problem.images[i], "label": int(problem.labels[i])}
+
+    def failures(logits) -> dict[str, str]:
+        model = Patterns(problem, logits)
+        batches = RecordBatches(records, mapper, batch_size=COUNT)
+        outcome = evaluate(model, batches, perturbations, progress=False)
+        self_checks(as_subject(model), batches, perturbations, outcome, images=COUNT)
+        (checks,) = outcome.results["self_checks"].values()
+        assert "own black box" in {one["name"] for one in checks}
+        return {one["name"]: one["reason"] for one in checks if not one["passed"]}
+
+    assert "own black box" not in failures(problem.model)
+    found = failures(lambda x: problem.model(Scrambled.apply(x)))
+    assert {"black box", "own black box"} <= set(found)

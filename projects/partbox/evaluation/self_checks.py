@@ -69,7 +69,8 @@ def check_classifier(
         predict: images (B, 3, H, W) in [0, 1] -> logits (B, K), in evaluation mode.
         images: (B, 3, H, W) float in [0, 1].
         labels: (B,) true classes.
-        robust: (B,) bool, right when clean and under every white-box attack of the evaluation.
+        robust: (B,) bool, right when clean and under every white-box attack of the evaluation; one that only a
+            black-box attack fooled counts as robust, see :func:`partbox.evaluation.black_box.without_black_box`.
         threat: of that evaluation.
         image_ids: one an image.
         steps: of the longest gradient attack of the evaluation.

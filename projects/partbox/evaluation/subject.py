@@ -64,7 +64,10 @@ class Subject(Protocol):
     def self_checks(
         self, samples: Batch, attacks: Sequence[Perturbation], robust: Sequence[bool], seed: int
     ) -> list[Check]:
-        """Whether the result under the attacks of one threat model can be believed, on a few images."""
+        """Whether the result under the attacks of one threat model can be believed, on a few images.
+
+        ``robust``: right when clean and under every attack with gradients, an entry an image.
+        """
 
 
 class ClassifierSubject:
