@@ -27,6 +27,8 @@ def run(history: list[tuple[float, float]], caplog, period: int = 10) -> Catastr
     [
         ([(0.3, 0.25), (0.5, 0.4), (0.8, 0.1)], True),
         ([(0.3, 0.25), (0.5, 0.4), (0.6, 0.35)], False),  # noise
+        ([(0.8, 0.4), (0.79, 0.02)], True),  # one image below its best
+        ([(0.8, 0.4), (0.6, 0.12)], False),  # the larger part of the fall is common to both
         ([(0.5, 0.4), (0.2, 0.1)], False),  # both fall: training got worse, not blind
         ([(0.9, 0.0), (0.9, 0.0)], False),  # never was robust: validation says that
     ],

@@ -19,6 +19,9 @@ class CatastrophicOverfitting(HookBase):
     In catastrophic overfitting (Wong et al. 2020, arXiv 2001.03994) the first goes on rising while the second falls,
     usually to zero within an epoch. Nothing else in the log shows it: the training loss looks better than ever.
 
+    The alarm needs both: PGD leaves much less than it once did, and the gap between the two grew as much, so that the
+    first did not simply fall with the second. The first itself may lie a few images below its best.
+
     Args:
         probe: measures (accuracy under the training attack, accuracy under PGD), both in [0, 1].
         period: iterations between two probes.
@@ -42,7 +45,7 @@ class CatastrophicOverfitting(HookBase):
         )
         if pgd >= self.best[1]:
             self.best = (trained, pgd)
-        elif self.best[1] - pgd > DROP and trained >= self.best[0]:
+        elif self.best[1] - pgd > DROP and (trained - pgd) - (self.best[0] - self.best[1]) > DROP:
             logger.warning(
                 "CATASTROPHIC OVERFITTING at iteration %d: accuracy under PGD fell from %.2f to %.2f while "
                 "accuracy under the single training step is %.2f (was %.2f). The model has learned to blind "
