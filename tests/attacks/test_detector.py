@@ -33,6 +33,7 @@ class Losses:
         *[(name, "classification") for name in ("loss_objectness", "loss_focal", "loss_ce_interm")],
         *[(name, "localisation") for name in ("loss_box_reg", "loss_rpn_loc", "loss_mask", "loss_bbox_4", "loss_giou")],
         *[(name, "localisation") for name in ("loss_dice_8", "loss_box_reg_stage1", "loss_fcos_ctrness")],
+        *[(name, "localisation") for name in ("loss_fcos_ctr", "loss_fcos_loc", "loss_centerness")],
         *[(name, "denoising") for name in ("loss_ce_dn_0", "loss_dice_dn_8", "loss_bbox_dn")],
         *[(name, "other") for name in ("loss_sem_seg", "loss_contrast", "total_loss")],
     ],

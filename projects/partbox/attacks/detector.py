@@ -23,7 +23,8 @@ DetectorLosses = Callable[[Tensor, Targets, int], Mapping[str, Tensor]]
 samples (proposals, anchors): the same draw must give the same losses.
 """
 
-LOCALISATION = {"box", "bbox", "reg", "loc", "giou", "iou", "mask", "dice", "centerness", "ctrness", "keypoint"}
+LOCALISATION = {"box", "bbox", "reg", "loc", "giou", "iou", "mask", "dice", "keypoint"}
+LOCALISATION |= {"centerness", "ctrness", "ctr"}  # of FCOS; "ctr" is what detectron2 calls it
 CLASSIFICATION = {"cls", "ce", "class", "objectness", "focal", "logits"}
 
 # goal -> (targets, kind of losses, whether the attack makes them larger or smaller)
