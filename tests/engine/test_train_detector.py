@@ -222,3 +222,29 @@ def test_free_training_moves_each_batch_up_its_own_gradient_within_eps():
 def test_every_configuration_of_a_detector_is_tried_here():
     files = {path.stem for path in (REPOSITORY / "configs/car_parts").glob("*.yaml")}
     assert files == {*DETECTORS, *TRANSFORMERS, SEGMENTER, "base"}
+
+
+class WithoutEmptyImages(Brightness):
+    """Has no losses for images without objects, as some detectors."""
+
+    def forward(self, samples: list[dict]) -> dict:
+        self.seen.append(torch.stack([sample["image"].detach() for sample in samples]))
+        losses = [(one["image"] * self.weight).mean() for one in samples if len(one["instances"])]
+        return {"loss_cls": sum(losses, torch.zeros(()))}
+
+
+def test_free_training_goes_on_where_an_image_has_no_losses_and_says_it_where_none_has():
+    def trainer(*objects: int) -> DetectorTrainer:
+        batch = [{"image": torch.full((3, 4, 4), 60, dtype=torch.uint8), "instances": range(n)} for n in objects]
+        model = WithoutEmptyImages()
+        optimizer = torch.optim.SGD(model.parameters(), 0.0)
+        return DetectorTrainer(model, [batch] * 9, optimizer, threat=ThreatModel("linf", "10/255"), replays=2)
+
+    some = trainer(1, 0)
+    with EventStorage(0):
+        some.train(0, 2)
+    first, second = some.model.seen
+    assert bool((second[0] > first[0]).any())
+    torch.testing.assert_close(first[1], second[1])
+    with EventStorage(0), pytest.raises(RuntimeError, match=r"depends on the model's weights .* \[0, 0\]"):
+        trainer(0, 0).train(0, 2)

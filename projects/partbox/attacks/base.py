@@ -24,6 +24,10 @@ class AttackError(RuntimeError):
     """
 
 
+class BlindAttackError(AttackError):
+    """What the attack maximises does not depend on this image: nothing is shown, but other images can be attacked."""
+
+
 @dataclass(frozen=True)
 class AttackResult:
     """What an attack found, one entry an image.

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .base import AttackError, whole_numbers
+from .base import AttackError, BlindAttackError, whole_numbers
 from .draws import ImageId, random_starts
 from .threat import ThreatModel, parse_eps
 
@@ -36,6 +36,7 @@ GOALS: dict[str, tuple[Targets, str, int]] = {
     "fabricate": ("nothing", "classification", 1),
     "mislabel": ("mislabelled", "classification", -1),
 }
+NEEDS_OBJECTS = ("localisation", "mislabel")  # goals with nothing to do on an image without objects
 
 
 def loss_kind(name: str) -> str:
@@ -146,12 +147,12 @@ class DetectorPGD:
         """Attack one image (3, H, W), float in [0, 1].
 
         Raises:
-            AttackError: pixels out of range, losses that are not finite or do not depend on the image, or no loss of
-                the kind that the goal needs.
+            AttackError: pixels out of range, losses that are not finite, or no loss of the kind that the goal needs.
+            BlindAttackError: losses that do not depend on the image in any step.
         """
         check_image(image)
         clean = image.detach()[None]
-        best, highest, queries, blind = clean, -torch.inf, 0, True
+        best, highest, queries, blind, constant = clean, -torch.inf, 0, True, True
         for restart in range(self.restarts):
             candidate = clean.clone()
             if self.random_start:
@@ -164,9 +165,13 @@ class DetectorPGD:
                     best, highest = candidate, objective
                 if last:
                     break
-                blind = blind and not bool(gradient.any())
+                if gradient is None:  # this draw's losses are constant; another's need not be
+                    continue
+                constant, blind = False, blind and not bool(gradient.any())
                 moved = candidate + self.step_size * self.threat.ascent_direction(gradient)
                 candidate = self.threat.project(clean, moved)
+        if constant:
+            raise BlindAttackError("the detector's losses do not depend on the image: the attack would be blind")
         return DetectorAttackResult(best[0], highest, queries, blind)
 
     def objective(self, losses: Mapping[str, Tensor]) -> Tensor:
@@ -188,19 +193,23 @@ class DetectorPGD:
             raise AttackError(f"the detector's losses are not finite: {', '.join(losses)}")
         return sign * total
 
-    def _ascend(self, losses: DetectorLosses, candidate: Tensor, draw: int, last: bool) -> tuple[float, Tensor]:
-        """Objective and its gradient at a candidate (1, 3, H, W); without the gradient for the last look."""
+    def _ascend(self, losses: DetectorLosses, candidate: Tensor, draw: int, last: bool) -> tuple[float, Tensor | None]:
+        """Objective and its gradient at a candidate (1, 3, H, W).
+
+        The gradient is None for the last look and where the objective does not depend on the candidate.
+        """
         image = candidate[0].detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
             objective = self.objective(losses(image, GOALS[self.goal][0], draw))
-        if last:
-            return float(objective), torch.zeros_like(candidate)
+        value = float(objective.detach())
         if not objective.requires_grad:
-            raise AttackError("the detector's losses do not depend on the image: the attack would be blind")
-        (gradient,) = torch.autograd.grad(objective, image)
+            return value, None
+        (gradient,) = torch.autograd.grad(objective, image, allow_unused=True)
+        if gradient is None:
+            return value, None
         if not bool(torch.isfinite(gradient).all()):
             raise AttackError("the gradient of the detector's losses is not finite")
-        return float(objective.detach()), gradient[None]
+        return value, gradient[None]
 
 
 def check_image(image: Tensor) -> None:

@@ -73,6 +73,7 @@ class DetectorTrainer(TrainerBase):
 
         Raises:
             TrainingDiverged: the loss is not finite.
+            RuntimeError: no loss of the batch depends on the weights.
         """
         if self.iter % self.replays == 0 or not self._batch:
             self._batch = next(self._batches)
@@ -85,6 +86,12 @@ class DetectorTrainer(TrainerBase):
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not math.isfinite(sum(values.values())):
             raise TrainingDiverged(f"the loss is not finite at iteration {self.iter} ({values}); lower SOLVER.BASE_LR")
+        if not total.requires_grad:
+            objects = [len(sample.get("instances", ())) for sample in self._batch]
+            raise RuntimeError(
+                f"no loss of iteration {self.iter} depends on the model's weights ({values}; objects in its images: "
+                f"{objects}): leave images without objects out (DATALOADER.FILTER_EMPTY_ANNOTATIONS True)"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()
         if self.scaler.is_enabled():
@@ -110,6 +117,8 @@ class DetectorTrainer(TrainerBase):
 
 
 def _sign(leaf: Tensor) -> Tensor:
-    """Sign of the gradient of a leaf, on the CPU where the perturbation is kept."""
-    assert leaf.grad is not None  # every loss of a detector depends on the image
-    return leaf.grad.sign().cpu()
+    """Sign of the gradient of a leaf, on the CPU where the perturbation is kept.
+
+    0 where no loss depends on the image: some detectors leave images without objects out.
+    """
+    return torch.zeros(leaf.shape) if leaf.grad is None else leaf.grad.sign().cpu()

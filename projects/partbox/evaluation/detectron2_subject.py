@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from partbox.attacks import AttackError, DetectorAttackResult
+from partbox.attacks.base import BlindAttackError
+from partbox.attacks.detector import NEEDS_OBJECTS
 
 from .corruption_mapper import CorruptionMapper
 from .detectron2_checks import check_detectron2
@@ -165,8 +167,16 @@ class DetectorSubject(Detectron2Subject):
         if perturbation.gradient_free:
             return self._ask(record, sample, clean, perturbation, seed)
         losses = TrainingLosses(self.model, sample, self.num_classes, seed=seed)
+        goal = perturbation.settings.get("goal")
+        if goal in NEEDS_OBJECTS and not len(sample["instances"]):
+            note = f"images without objects give the goal {goal} nothing to attack: they stayed clean"
+            return replace(record, notes=(note,)), clean
         apply: Callable[..., DetectorAttackResult] = perturbation.apply
-        found = apply(losses, clean, image_id=sample["image_id"], seed=seed)
+        try:
+            found = apply(losses, clean, image_id=sample["image_id"], seed=seed)
+        except BlindAttackError as error:  # of this image alone, such as losses that leave out images without objects
+            note = f"images counted with zero gradients: {error}"
+            return replace(record, zero_gradient=True, queries=perturbation.passes - 1, notes=(note,)), clean
         known = replace(record, loss=found.objective, queries=found.queries, zero_gradient=found.zero_gradient)
         return known, found.image
 
