@@ -11,7 +11,7 @@ from partbox.attacks import parse_eps
 from partbox.engine.build import build_classifier, build_optimizer, check_attackable, check_supervision
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint, save_weights
 from partbox.engine.checks import ConfigError
-from partbox.engine.dry_run import cost
+from partbox.engine.evaluation_cost import cost, self_check_lines
 from partbox.engine.setup import fill_names, load_config
 from partbox.evaluation.perturbations import build_perturbation
 from partbox.files import write_atomically
@@ -265,7 +265,11 @@ def test_optimizer_groups(example_dataset):
 def test_the_plan_says_what_is_not_known_about_a_cost():
     boundary = build_perturbation({"name": "foolbox", "attack": "BoundaryAttack", "norm": "l2", "eps": 1.0})
     assert cost(boundary, 5).startswith("at least 15 passes")
-    assert cost(build_perturbation({"name": "pgd", "eps": "4/255", "steps": 3}), 5) == "at most 30 passes over an image"
+    pgd = build_perturbation({"name": "pgd", "eps": "4/255", "steps": 3})
+    assert cost(pgd, 5) == "at most 30 passes over an image"
+    (line,) = self_check_lines([pgd, build_perturbation({"name": "clean"})], 5, surrogate=False)
+    assert line.startswith("  self-checks, linf 4/255: at most ")
+    assert self_check_lines([pgd], 0, surrogate=False) == []
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "ADAMW"])

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from attack_networks import labelled_images, small_network
 from small_models import MODELS, small_config
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +19,7 @@ from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.black_box import compare_black_box, is_black_box, without_black_box
 from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, self_checks
-from partbox.evaluation.self_checks import check_classifier, tolerated
+from partbox.evaluation.self_checks import check_classifier, most_passes, tolerated
 
 THREAT = ThreatModel("linf", 0.04)
 COUNT = 32
@@ -277,3 +278,24 @@ def test_a_black_box_attack_in_the_evaluation_does_not_hide_wrong_gradients(prob
     assert "own black box" not in failures(problem.model)
     found = failures(lambda x: problem.model(Scrambled.apply(x)))
     assert {"black box", "own black box"} <= set(found)
+
+
+@pytest.mark.parametrize("with_surrogate", [False, True])
+def test_the_plan_knows_what_the_checks_cost_at_most(with_surrogate):
+    """On images that nothing fools every check goes to its end."""
+    model = small_network()
+    images, labels = labelled_images(model, 6)
+    seen = 0
+
+    def counted(batch):
+        nonlocal seen
+        seen += len(batch)
+        return model(batch)
+
+    threat = ThreatModel("linf", 1e-6)
+    surrogate = counted if with_surrogate else None
+    ids = range(len(images))
+    robust = torch.ones(len(images), dtype=torch.bool)
+    check_classifier(counted, images, labels, robust, threat, image_ids=ids, steps=8, surrogate=surrogate)
+    most = most_passes(len(images), 8, surrogate=with_surrogate)
+    assert 0.8 * most < seen <= most

@@ -17,10 +17,19 @@ from torch import Tensor
 
 from partbox.data import PartDatasetError
 
-from .build import build_optimizer
+from .build import build_optimizer, perturbations_of
 from .checks import ConfigError
 from .detector_training import DetectorTrainer
-from .detectors import build_detector, check_classes, class_count, is_segmenter, mapper_of, records_of
+from .detectors import (
+    build_detector,
+    check_classes,
+    class_count,
+    is_segmenter,
+    labelled_records,
+    mapper_of,
+    records_of,
+)
+from .evaluation_cost import cost_lines
 from .training_records import detector_training_records
 
 IMAGES = 2
@@ -66,7 +75,20 @@ def detector_plan(cfg: CfgNode, *, size: int = 256) -> str:
         lines.append(f"parameters without a gradient: {len(blind)}, such as {blind[0]}")
     lines += [_dataset_line(cfg, key) for key in ("TRAIN", "TEST")]
     lines.append(f"training: {cfg.SOLVER.MAX_ITER:,} iterations of {cfg.SOLVER.IMS_PER_BATCH} images")
+    perturbations = perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
+    images = _test_images(cfg)
+    lines.append(f"evaluation of {f'{images:,} images' if images else 'each image'}:")
+    lines += cost_lines(perturbations, images or 1)
     return "\n".join(lines)
+
+
+def _test_images(cfg: CfgNode) -> int:
+    """Number of images that an evaluation looks at; 0 where the dataset is not on this machine."""
+    try:
+        count = len(labelled_records(cfg, records_of(cfg.DATASETS.TEST, "DATASETS.TEST")))
+    except (ConfigError, PartDatasetError):
+        return 0
+    return min(count, cfg.ROBUST_EVAL.NUM_IMAGES or count)
 
 
 def _wake(model: torch.nn.Module) -> None:

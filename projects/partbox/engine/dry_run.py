@@ -9,7 +9,6 @@ from detectron2.solver import build_lr_scheduler
 from partbox.data import PartDatasetError
 from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
-from partbox.evaluation.perturbations import Perturbation
 from partbox.modeling import PartClassifier
 
 from .build import (
@@ -23,6 +22,7 @@ from .build import (
     perturbations_of,
 )
 from .checks import ConfigError
+from .evaluation_cost import cost_lines, self_check_lines
 from .objectives import AdversarialObjective
 from .setup import load_dataset
 from .training_records import within_budget
@@ -60,17 +60,11 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
     lines.append(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
     lines.append(f"classes: {len(model.class_names)}, parts: {len(model.part_names)}")
     lines.append(f"test images: {images} of {len(test.records)}")
-    for perturbation in perturbations_of(cfg):
-        lines.append(f"  {perturbation.name}: {cost(perturbation, images)}")
+    perturbations = perturbations_of(cfg)
+    lines += cost_lines(perturbations, images)
+    checked = min(cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, images)
+    lines += self_check_lines(perturbations, checked, surrogate=bool(cfg.ROBUST_EVAL.SURROGATE))
     return f"{cfg.dump()}\nPlan\n" + "\n".join(lines)
-
-
-def cost(perturbation: Perturbation, images: int) -> str:
-    """Passes over an image that a perturbation takes, as a sentence; foolbox's attacks count in steps of their own."""
-    passes = f"{perturbation.passes * images:,} passes over an image"
-    if perturbation.settings["name"] == "foolbox":
-        return f"at least {passes}, and as many more as foolbox's attack asks for"
-    return f"at most {passes}"
 
 
 def _try_training(cfg: CfgNode, model: PartClassifier, records: list[dict]) -> None:

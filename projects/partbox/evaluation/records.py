@@ -29,7 +29,7 @@ class Record:
         fooled_by: name of the attack of an ensemble that fooled it; ``clean`` where the clean image is misclassified.
         notes: sentences on what differs from the published attack.
         objects: labelled objects of a detector's image; None from a classifier or segmenter.
-        found: how many of them are found, see :class:`partbox.evaluation.detector.DetectorSubject`.
+        found: how many of them are found, see :class:`partbox.evaluation.detectron2_subject.DetectorSubject`.
         measurements: what each evaluator keeps of the image, by its name.
     """
 

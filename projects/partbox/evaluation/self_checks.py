@@ -101,6 +101,20 @@ def check_classifier(
     return checks
 
 
+def most_passes(images: int, steps: int, *, surrogate: bool) -> int:
+    """Forward passes over an image that :func:`check_classifier` takes at most, those with a gradient counted once.
+
+    Args:
+        images: looked at.
+        steps: of the longest gradient attack of the evaluation.
+        surrogate: whether there is another model.
+    """
+    threat = ThreatModel("linf", 1.0)
+    fixed = 4 + PGD(threat, 50).passes + Square(threat, queries=QUERIES).passes + NOISES
+    longer = PGD(threat, max(MORE_STEPS, 5 * steps), restarts=2).passes
+    return images * (fixed + longer + 3 * PGD(threat, steps).passes + (steps + 2 if surrogate else 0))
+
+
 @dataclass(frozen=True)
 class _Subject:
     predict: Predict

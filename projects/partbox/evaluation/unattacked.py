@@ -22,7 +22,7 @@ def no_attack(
 ) -> AttackResult:
     """The images as they are in the form of an attack's result."""
     with torch.no_grad():
-        logits = check_logits(predict(images), labels)
+        logits = check_logits(predict(images), labels, images)
     return AttackResult(
         images=images,
         fooled=logits.argmax(dim=1) != labels,
