@@ -34,6 +34,7 @@ from detectron2.solver import build_lr_scheduler
 import partbox
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
+from partbox.data.loader import ImageError
 from partbox.engine.build import (
     build_classifier,
     build_objective,
@@ -74,6 +75,7 @@ USER_ERRORS = (
     CheckpointError,
     ConfigError,
     ExperimentError,
+    ImageError,
     PartDatasetError,
     RecordsError,
     TrainingDiverged,

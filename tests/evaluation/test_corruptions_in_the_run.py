@@ -13,6 +13,7 @@ from PIL import Image
 from small_models import MODELS, small_config
 
 from partbox.corruptions import ALEXNET_ERROR, BENCHMARK, KINDS, corrupt
+from partbox.data.loader import ImageError
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
 from partbox.evaluation import build_perturbation, build_perturbations, evaluate
@@ -233,3 +234,28 @@ def test_the_unit_of_a_score_is_its_evaluators(evaluator, name, score):
         assert table[1]["mPC"] == pytest.approx(score)
         assert table[1]["rPC"] == pytest.approx(1)
         assert not results["warnings"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", ["truncated", "missing", "tiny", "text", "size"])
+def test_an_image_of_a_detectron2_dataset_that_cannot_be_used_is_named(tmp_path, damage, workers):
+    entries = []
+    for number in range(2):
+        path, side = tmp_path / f"{number}.png", 31 if number and damage == "tiny" else 40
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, 40, 3), dtype=np.uint8)).save(path)
+        entries.append({"file_name": str(path), "image_id": f"id{number}", "height": side, "width": 40})
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("no image")
+    elif damage == "size":
+        entries[1]["height"] = 50
+    plain = DatasetMapper(is_train=False, augmentations=[T.Resize((40, 40))], image_format="BGR")
+    batches = RecordBatches(entries, plain, batch_size=1, workers=workers)
+    loaded = iter(batches.load([0, 1], CorruptionMapper(plain, "contrast", 1)))
+    assert next(loaded)[0]["image_id"] == "id0"
+    with pytest.raises(ImageError, match=r"image id1 of the dataset, .*1\.png") as caught:
+        next(loaded)
+    assert (caught.value.image_id, caught.value.file_name) == ("id1", str(path))

@@ -6,18 +6,39 @@ Nothing depends on the number of workers or on what was loaded before, so a run 
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .part_json_types import PartDatasetError
 
 Sample = dict[str, Any]
 FAILURE = "failure"  # key of a sample that could not be read; its only one
+# What reading, checking and changing an image raises: Pillow (any of these), detectron2's size check, corruptions.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 Key = tuple[int, int]  # (index of the record, position in the stream)
+
+
+class ImageError(RuntimeError):
+    """An image of a dataset that a mapper cannot read, or that is not what its record says.
+
+    Attributes:
+        file_name: of the image.
+        image_id: of its record.
+        reason: what the mapper said.
+    """
+
+    def __init__(self, file_name: str, image_id: int | str, reason: str) -> None:
+        super().__init__(file_name, image_id, reason)  # in args, so that the error survives pickling
+        self.file_name, self.image_id, self.reason = file_name, image_id, reason
+
+    def __str__(self) -> str:
+        return f"image {self.image_id} of the dataset, {self.file_name}, cannot be used: {self.reason}"
 
 
 def epoch_order(size: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -75,15 +96,22 @@ class MappedRecords(Dataset[Sample]):
             np.random.seed(np.random.SeedSequence([self.seed, position]).generate_state(4))
             random.seed(f"{self.seed}|{position}")
             return self.mapper(self.records[index])
-        except PartDatasetError as error:
+        except (PartDatasetError, ImageError) as error:
             return {FAILURE: error}
+        except UNREADABLE as error:
+            record = self.records[index]
+            named = ImageError(
+                str(record.get("file_name", "")), record.get("image_id", index), f"{type(error).__name__}: {error}"
+            )
+            named.__cause__ = error  # where no process lies between, the traceback is kept
+            return {FAILURE: named}
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
 
 
 class SampleLoader(DataLoader[Sample]):
-    """Batches as lists of samples; an image that cannot be read raises its own PartDatasetError.
+    """Batches as lists of samples; an image that cannot be read raises its own PartDatasetError or ImageError.
 
     From a worker process torch would raise another error, whose text is the worker's traceback.
     """

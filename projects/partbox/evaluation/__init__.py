@@ -1,5 +1,7 @@
 """Robust evaluation: dataset x perturbation x evaluator."""
 
+from partbox.data.loader import ImageError
+
 from .batches import RecordBatches
 from .corruption_mapper import CorruptionMapper
 from .detectron2_subject import DetectorSubject, SegmenterSubject, labelled_test_mapper
@@ -11,6 +13,7 @@ __all__ = [
     "CorruptionMapper",
     "DetectorSubject",
     "Evaluation",
+    "ImageError",
     "Perturbation",
     "RecordBatches",
     "RecordStore",

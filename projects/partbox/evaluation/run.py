@@ -70,6 +70,7 @@ def evaluate(
         ValueError: an attack on a model that does not look at the image (oracle extractor), or on the parts of one
             that has none; two images of one id; see also :func:`partbox.evaluation.summary.summarize`.
         RecordsError: records cannot be written, or the store holds those of another evaluation.
+        ImageError: an image cannot be read, or not under a corruption; of a part dataset a PartDatasetError.
     """
     parts = _numbered(batches)
     store = store if store is not None else RecordStore()
