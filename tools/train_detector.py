@@ -10,6 +10,10 @@ Examples:
         MODEL.WEIGHTS output/faster_rcnn/model_final.pth OUTPUT_DIR output/faster_rcnn_corrupted \
         ROBUST_EVAL.PERTURBATIONS "[{'name': 'corruptions'}]"
 
+    # go on with an evaluation that was killed: the same command again; in two processes at once:
+    python tools/train_detector.py --eval-only --part 0/2 ... &
+    python tools/train_detector.py --eval-only --part 1/2 ...
+
     # see whether a configuration can be built and trained, without any data
     python tools/train_detector.py --dry-run --config-file configs/coco/dino_4scale_R50.yaml
 
@@ -34,7 +38,7 @@ from detectron2.utils.env import seed_all_rng
 import partbox
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
-from partbox.data.loader import subset
+from partbox.data.loader import ImageError, subset
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError, value_of
@@ -52,6 +56,7 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
+from partbox.engine.parts_of_work import parse_part
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config
 from partbox.engine.trainer import TrainingDiverged
@@ -71,7 +76,7 @@ NOT_READ = (
     "MODEL.PART.HEAD.NAME",
     "ROBUST_EVAL.SURROGATE",
 )
-USER_ERRORS = (AttackError, CheckpointError, ConfigError, PartDatasetError, RecordsError, TrainingDiverged)
+USER_ERRORS = (AttackError, CheckpointError, ConfigError, ImageError, PartDatasetError, RecordsError, TrainingDiverged)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -81,6 +86,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
+    parser.add_argument(
+        "--part",
+        type=parse_part,
+        default=(0, 1),
+        metavar="I/N",
+        help="with --eval-only: do part I (from 0) of N of the evaluation. Start N processes with the same OUTPUT_DIR, "
+        "on one machine or several; the last one to finish writes the results",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -146,7 +159,7 @@ class _Iteration:
         self.trainer.iter = state["iteration"]
 
 
-def evaluate(cfg: CfgNode, weights: str) -> None:
+def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     """Evaluate ``weights`` on ``DATASETS.TEST``; writes results and records, prints the table."""
     every = labelled_records(cfg, records_of(cfg.DATASETS.TEST, "DATASETS.TEST"))
     check_classes(cfg, cfg.DATASETS.TEST[0])
@@ -161,6 +174,7 @@ def evaluate(cfg: CfgNode, weights: str) -> None:
         evaluators_of(cfg),
         facts={"weights": weights, "class_names": names},
         dataset_images=len(every),
+        part=part,
     )
     if finished is not None:
         logger.info("\n%s", detection_table(finished[0]))
@@ -202,8 +216,11 @@ def main() -> None:
             raise CheckpointError(f"MODEL.WEIGHTS {given} does not exist")
         print(detector_plan(cfg, size=arguments.dry_run_size))
         return
-    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only):
-        evaluate(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume))
+    if arguments.part[1] > 1 and not arguments.eval_only:
+        raise ConfigError("--part divides an evaluation: it needs --eval-only")
+    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
+        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
+        evaluate(cfg, weights, arguments.part)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from partbox.attacks import ThreatModel
 from partbox.engine.checkpoint import CheckpointError
 from partbox.engine.checks import ConfigError
 from partbox.engine.detector_training import DetectorTrainer
+from partbox.evaluation.store import RecordsError
 from partbox.report.detection_table import detection_table
 
 SCRIPT = REPOSITORY / "tools/train_detector.py"
@@ -63,6 +64,35 @@ def test_every_configuration_trains_and_is_evaluated(run, tmp_path, name):
     run(str(config), "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "again")
     again = json.loads((tmp_path / "again" / "results.json").read_text())
     assert again["results"] == results["results"]
+
+
+def test_two_parts_of_an_evaluation_equal_one_run(run, tmp_path):
+    options = [*SHORT, "ROBUST_EVAL.BATCH_SIZE", "1", "SOLVER.MAX_ITER", "1"]
+    attack = "[{'name': 'detector-pgd', 'eps': '8/255', 'steps': 2, 'goal': 'vanish'}]"
+    run("faster_rcnn", *options, "ROBUST_EVAL.PERTURBATIONS", attack, "OUTPUT_DIR", tmp_path / "whole")
+    config, weights = tmp_path / "whole" / "config.yaml", tmp_path / "whole" / "model_final.pth"
+    again = [str(config), "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "parts"]
+    run(*again, "--part", "1/2")
+    folder = tmp_path / "parts"
+    assert not (folder / "results.json").exists()
+    (folder / "records.jsonl").mkdir()  # nothing can be written there
+    with pytest.raises(RecordsError, match=r"cannot write records to .*records\.jsonl"):
+        run(*again, "--part", "0/2")
+    (folder / "records.jsonl").rmdir()
+    run(*again, "--part", "0/2")
+    whole, parts = (json.loads((path / "results.json").read_text()) for path in (tmp_path / "whole", folder))
+    assert parts["results"] == whole["results"]
+    assert (folder / "records.jsonl").read_bytes() == (tmp_path / "whole" / "records.jsonl").read_bytes()
+    assert {path.name for path in (folder / "records").glob("*.jsonl")} == {
+        "process-0-of-2.jsonl",
+        "process-1-of-2.jsonl",
+    }
+    for content in ("", "[]", '{"a"'):
+        (folder / "results.json").write_text(content)
+        with pytest.raises(RecordsError, match=r"results\.json .*delete that file"):
+            run(*again)
+    with pytest.raises(ConfigError, match="needs --eval-only"):
+        run("faster_rcnn", *options, "--part", "0/2", "OUTPUT_DIR", tmp_path / "training")
 
 
 def test_training_goes_on_and_another_run_is_refused(run, tmp_path):
