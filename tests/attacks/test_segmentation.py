@@ -8,7 +8,7 @@ from attack_networks import arrays
 from torch import Tensor, nn
 
 from partbox.attacks import AttackError, SegmentationPGD, ThreatModel
-from partbox.attacks.segmentation import LOSSES, pixel_losses
+from partbox.attacks.segmentation import LOSSES, pixel_losses, saturated
 
 EPS = ThreatModel("linf", 0.1)
 
@@ -144,3 +144,18 @@ def test_what_cannot_be_attacked_is_said(case):
         SegmentationPGD(EPS, "dice")
     masked = attack(lambda x: model((x * 3).round() / 3), images, labels)
     assert bool(masked.zero_gradient.all()), "rounding has no gradient, and that is said"
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_saturated_logits_are_attacked_through_their_margin(case, loss):
+    """Logits 10,000 times as far apart: the same answers, and a cross-entropy without a gradient."""
+    model, images, labels = case
+    labels[:, 2] = (labels[:, 2] + 1) % 4  # a row that is wrong has a gradient, and must not be all that is followed
+    attack = SegmentationPGD(EPS, loss, 10)
+    plain = right(model, attack(model, images, labels, image_ids=range(6)).images, labels, 255)
+    far = attack(lambda x: model(x) * 1e4, images, labels, image_ids=range(6))
+    assert bool(saturated(model(images) * 1e4, labels, 255).any())
+    assert not bool(saturated(model(images), labels, 255).any())
+    assert not bool(far.zero_gradient.any())
+    assert right(model, far.images, labels, 255).mean() < plain.mean() + 0.1
+    assert bool((far.loss > 0).all()), "the loss told is the cross-entropy all the same"

@@ -8,8 +8,24 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from partbox.attacks import attack_mode
-from partbox.evaluation import DetectorSubject, build_perturbations, evaluate
+from partbox.evaluation import DetectorSubject, SegmenterSubject, build_perturbations, evaluate
 from partbox.evaluation.detectron2_checks import check_detectron2
+
+
+def resized(image: Tensor) -> Tensor:
+    """Through a random size and back."""
+    size = int(torch.randint(7, 16, ()))
+    there = nn.functional.interpolate(image[None], size=size, mode="bilinear")
+    return nn.functional.interpolate(there, size=image.shape[-2:], mode="bilinear")[0]
+
+
+MASKINGS = {
+    "": lambda image: image,
+    "input quantisation": lambda image: (image * 16).round() / 16,
+    "saturated logits": lambda image: image,
+    "random resizing": resized,
+    "non-differentiable preprocessing": lambda image: torch.from_numpy(image.detach().numpy().copy()),
+}
 
 
 class OneObject(nn.Module):
@@ -18,12 +34,15 @@ class OneObject(nn.Module):
     Like some detectors it has no losses for images without objects.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, masking: str = "") -> None:
         super().__init__()
+        self.masking = masking
         self.weight = nn.Parameter(torch.ones(()))
 
     def forward(self, batch: list[dict]) -> list[dict] | dict[str, Tensor]:
-        marks = [self.weight * (40 * (one["image"][..., :4].mean() / 255 - 0.45)) for one in batch]
+        images = [MASKINGS[self.masking](one["image"] / 255) for one in batch]
+        steep = 1e6 if self.masking == "saturated logits" else 40
+        marks = [self.weight * (steep * (image[..., :4].mean() - 0.45)) for image in images]
         if self.training:
             wanted = [mark for mark, one in zip(marks, batch, strict=True) if len(one["instances"])]
             zero = torch.zeros(())
@@ -95,3 +114,57 @@ def test_fabricated_objects_are_not_judged_by_the_objects_that_are_still_found()
         both = check_detectron2(subject, [sample(0, 1)], attacks)
     assert [(one.name, one.passed) for one in alone] == [("deterministic", True), ("gradients", True)]
     assert "large eps" in {one.name for one in both if not one.passed}, "vanish is judged by them"
+
+
+@pytest.mark.parametrize("masking", ["", "saturated logits", "non-differentiable preprocessing"])
+def test_masking_of_a_detector_is_flagged(masking):
+    """Quantisation and random answers: see the tests of detectron2's own detectors."""
+    subject = DetectorSubject(OneObject(masking).eval(), 3)
+    spec = {"name": "detector-pgd", "eps": "20/255", "steps": 10, "goal": "classification"}
+    with attack_mode(subject.module):
+        checks = check_detectron2(subject, [sample(i, 1) for i in range(3)], build_perturbations([spec])[1:])
+    failed = {one.name: one.reason for one in checks if not one.passed}
+    assert set(failed) == ({"gradients"} if masking else set())
+    assert not masking or "exactly zero on 3 of 3 images" in failed["gradients"]
+
+
+class Pixels(nn.Module):
+    """A random network that calls each pixel one of four classes; its own answers are the labels."""
+
+    def __init__(self, masking: str = "") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.masking = masking
+        self.layers = nn.Sequential(nn.Conv2d(3, 12, 3, 1, 1), nn.Tanh(), nn.Conv2d(12, 4, 3, 1, 1))
+        for parameter in self.parameters():
+            parameter.data *= 3
+
+    def forward(self, batch: list[dict]) -> list[dict]:
+        scale = 1e4 if self.masking == "saturated logits" else 1
+        return [{"sem_seg": self.layers(MASKINGS[self.masking](one["image"] / 255)[None])[0] * scale} for one in batch]
+
+
+@pytest.mark.parametrize("loss", ["ce", "segpgd", "cospgd"])
+@pytest.mark.parametrize("masking", MASKINGS)
+def test_masking_of_a_segmenter_is_flagged_and_an_honest_one_is_not(masking, loss):
+    honest = Pixels().eval()
+    images = (torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
+    samples = [{"image_id": i, "image": image, "height": 12, "width": 12} for i, image in enumerate(images)]
+    with torch.no_grad():
+        answers = honest([{**one, "image": one["image"].float()} for one in samples])
+    samples = [{**a, "sem_seg": b["sem_seg"].argmax(dim=0)} for a, b in zip(samples, answers, strict=True)]
+    subject = SegmenterSubject(Pixels(masking).eval())
+    attacks = build_perturbations([{"name": "segmentation-pgd", "eps": "8/255", "steps": 20, "loss": loss}])[1:]
+    with attack_mode(subject.module):
+        checks = check_detectron2(subject, samples, attacks)
+    failed = {one.name: one.reason for one in checks if not one.passed}
+    words = {
+        "": {},
+        "input quantisation": {"gradients": "exactly zero on 3 of 3 images"},
+        "saturated logits": {"gradients": "saturated logits"},
+        "random resizing": {"deterministic": "each time"},
+        "non-differentiable preprocessing": {"gradients": "cannot be attacked"},
+    }[masking]
+    assert set(words) <= set(failed)
+    assert masking or not failed
+    assert all(text in failed[name] for name, text in words.items())

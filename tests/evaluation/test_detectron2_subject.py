@@ -349,6 +349,12 @@ def test_a_segmenter_that_knows_its_images_loses_them_under_attack_and_not_under
     assert noise > 0.8 * clean
     assert max(found.values()) < 0.5 * clean
     assert set(found) == {"segmentation-pgd-8 linf 12/255", "segpgd-8 linf 12/255", "cospgd-8 linf 12/255"}
+    # an honest segmenter, whose pixels cross-entropy alone does not all take even where every change is allowed
+    with attack_mode(case.model):
+        samples = [case.mapper(record) for record in records[:2]]
+        checks = check_detectron2(subject_of(case.cfg, case.model), samples, perturbations[2:3])
+    assert {check.name: check.reason for check in checks if not check.passed} == {}
+    assert "large eps" in {check.name for check in checks}
 
 
 def test_coco_ap_is_computed_from_the_records_and_is_0_where_nothing_is_found(registered):

@@ -12,7 +12,7 @@ from .base import AttackError, AttackResult, Predict, whole_numbers
 from .draws import ImageId, content_ids, random_starts
 from .threat import ThreatModel, parse_eps
 
-LOSSES = ("ce", "segpgd", "cospgd")
+LOSSES = ("ce", "segpgd", "cospgd", "margin")
 
 
 def pixel_losses(logits: Tensor, labels: Tensor, loss: str, progress: float, ignore: int) -> Tensor:
@@ -21,10 +21,14 @@ def pixel_losses(logits: Tensor, labels: Tensor, loss: str, progress: float, ign
     ``ce``: cross-entropy. ``segpgd``: (1 - l) cross-entropy where the pixel is still right, l where it is wrong, with
     l = progress / 2, progress = (t - 1) / T at step t of T (Gu et al. 2022, arXiv 2207.12391, eq. 4). ``cospgd``:
     cross-entropy times the cosine similarity of the softmax and the one-hot label, without a gradient through the
-    similarity (Agnihotri et al. 2024, arXiv 2302.02213, as its official code: softmax).
+    similarity (Agnihotri et al. 2024, arXiv 2302.02213, as its official code: softmax). ``margin``: the largest wrong
+    logit minus the true one where the pixel is still right, 0 where it is wrong, with less weight the further the pixel
+    is from falling; it does not underflow.
     """
     labelled = labels != ignore
     safe = torch.where(labelled, labels, 0)
+    if loss == "margin":
+        return _weighted_margins(pixel_margins(logits, safe).clamp(max=0) * labelled)
     ce = functional.cross_entropy(logits, safe, reduction="none")
     if loss == "segpgd":
         share = progress / 2
@@ -38,12 +42,46 @@ def pixel_losses(logits: Tensor, labels: Tensor, loss: str, progress: float, ign
     return ce * weight * labelled
 
 
+def pixel_margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """The largest wrong logit minus the true one, (B, C, H, W), (B, H, W) in [0, C) -> (B, H, W); positive = wrong."""
+    true = logits.gather(1, labels[:, None])[:, 0]
+    return logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1) - true
+
+
+def _weighted_margins(margins: Tensor) -> Tensor:
+    """Margins <= 0 times a / (a + margin's size), a = the image's mean size: pixels near their fall count most."""
+    sizes = -margins.detach()
+    counted = (sizes > 0).flatten(1).sum(dim=1).clamp_min(1)
+    typical = (sizes.flatten(1).sum(dim=1) / counted)[:, None, None]
+    return margins * typical / (typical + sizes).clamp_min(1e-12)
+
+
+def saturated(logits: Tensor, labels: Tensor, ignore: int) -> Tensor:
+    """Where a pixel is right and its cross-entropy has no gradient at all, (B, H, W) bool.
+
+    The softmax of every wrong class underflows to zero there, which no honest network's logits come near.
+    """
+    right = (logits.argmax(dim=1) == labels) & (labels != ignore)
+    return right & ((logits.detach().softmax(dim=1) > 0).sum(dim=1) == 1) & (logits.shape[1] > 1)
+
+
+def _climbed(logits: Tensor, labels: Tensor, loss: str, progress: float, ignore: int) -> Tensor:
+    """:func:`pixel_losses` with the margin at saturated pixels, where the cross-entropy would be blind, (B, H, W)."""
+    losses = pixel_losses(logits, labels, loss, progress, ignore)
+    hidden = saturated(logits, labels, ignore)
+    if loss == "margin" or not bool(hidden.any()):
+        return losses
+    return torch.where(hidden, pixel_losses(logits, labels, "margin", progress, ignore), losses)
+
+
 class SegmentationPGD:
     """PGD on a segmenter; of each image the iterate with the fewest right pixels is kept.
 
+    Where a right pixel's logits are so far apart that its cross-entropy has no gradient, the margin's is followed.
+
     Args:
         threat: norm and eps in [0, 1] pixel space.
-        loss: ``ce``, ``segpgd`` or ``cospgd``, see :func:`pixel_losses`.
+        loss: ``ce``, ``segpgd``, ``cospgd`` or ``margin``, see :func:`pixel_losses`.
         steps: gradient steps, >= 1.
         step_size: in the threat's norm and pixel space; default 2.5 * eps / steps.
         random_start: start from a random allowed image.
@@ -76,7 +114,8 @@ class SegmentationPGD:
     @property
     def name(self) -> str:
         """How tables call it, such as ``segpgd-20``."""
-        return f"{'segmentation-pgd' if self.loss == 'ce' else self.loss}-{self.steps}"
+        names = {"ce": "segmentation-pgd", "margin": "segmentation-pgd-margin"}
+        return f"{names.get(self.loss, self.loss)}-{self.steps}"
 
     @property
     def passes(self) -> int:
@@ -139,7 +178,8 @@ class SegmentationPGD:
             best[better], fewest[better], losses[better] = candidates[better], right[better], entropy[better]
             if last:
                 break
-            objective = pixel_losses(logits, labels, self.loss, step / self.steps, self.ignore).flatten(1).mean(dim=1)
+            pixels = _climbed(logits, labels, self.loss, step / self.steps, self.ignore)
+            objective = pixels.flatten(1).mean(dim=1)
             if not objective.requires_grad:
                 raise AttackError("the logits do not depend on the images: the attack would be blind")
             (gradient,) = torch.autograd.grad(objective.sum(), inputs)

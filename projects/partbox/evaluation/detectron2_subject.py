@@ -15,6 +15,7 @@ from torch.nn import functional
 from partbox.attacks import AttackError, DetectorAttackResult
 from partbox.attacks.base import BlindAttackError
 from partbox.attacks.detector import NEEDS_OBJECTS
+from partbox.attacks.segmentation import saturated
 
 from .corruption_mapper import CorruptionMapper
 from .detectron2_checks import check_detectron2
@@ -135,6 +136,10 @@ class Detectron2Subject:
     def same_output(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         """Whether two answers to one image agree."""
         raise NotImplementedError
+
+    def count_saturated(self, sample: Mapping[str, Any], image: Tensor) -> tuple[int, int]:
+        """Right pixels whose cross-entropy has no gradient at all, and right pixels; (0, 0) of a detector."""
+        return 0, 0
 
 
 class DetectorSubject(Detectron2Subject):
@@ -278,6 +283,13 @@ class SegmenterSubject(Detectron2Subject):
         found = scores.argmax(dim=0)
         labelled = labels != self.ignore
         return int((found == labels)[labelled].sum()), int(labelled.sum())
+
+    def count_saturated(self, sample: Mapping[str, Any], image: Tensor) -> tuple[int, int]:
+        labels = sample["sem_seg"][None].to(image.device).long()
+        with torch.no_grad():
+            scores = self.scores(sample, image[None])
+        right = (scores.argmax(dim=1) == labels) & (labels != self.ignore)
+        return int(saturated(scores, labels, self.ignore).sum()), int(right.sum())
 
     def same_output(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return torch.allclose(one["sem_seg"], other["sem_seg"], atol=1e-3)
