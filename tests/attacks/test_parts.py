@@ -148,6 +148,36 @@ def test_an_image_without_anything_to_change_is_reported(case):
     assert torch.equal(result.images[3], images[3])
 
 
+def test_saturated_masks_of_an_image_are_noted_alone_as_in_a_batch(case):
+    """One image without a gradient must not end an evaluation because it stands alone in its batch."""
+    model, images, labels, maps = case
+
+    def predict(batch: Tensor) -> PartPrediction:
+        bright = (batch.detach().mean(dim=(1, 2, 3), keepdim=True) > 0.8).float()
+        found = model(batch)
+        return PartPrediction(found.logits, found.mask_logits * (1 + 1e6 * bright))
+
+    images = images[:3] * 0.5
+    images[1] = 0.95
+    maps = nn.functional.interpolate(model(images).mask_logits, size=(SIZE, SIZE), mode="nearest").argmax(1)
+    attack = PartPGD(ThreatModel("linf", 0.01), "parts", 3)
+    whole = attack(predict, images, labels[:3], maps, image_ids=range(3))
+    alone = attack(predict, images[1:2], labels[1:2], maps[1:2], image_ids=[1])
+    assert whole.zero_gradient.tolist() == [False, True, False]
+    assert alone.zero_gradient.tolist() == [True]
+    torch.testing.assert_close(alone.images[0], whole.images[1])
+    with pytest.raises(AttackError, match="exactly zero"):
+        attack.perturb(predict, images[1:2], labels[1:2], maps[1:2], image_ids=[1], seed=0)
+
+
+def test_an_empty_batch_gives_an_empty_result(case):
+    model, images, labels, maps = case
+    attack = PartPGD(ThreatModel("linf", 0.01), "parts", 3)
+    result = attack(model, images[:0], labels[:0], maps[:0], image_ids=[])
+    assert len(result.images) == len(result.fooled) == len(result.zero_gradient) == 0
+    assert len(attack.perturb(model, images[:0], labels[:0], maps[:0], image_ids=[], seed=0)) == 0
+
+
 def test_blind_attacks_are_errors(case):
     model, images, labels, maps = case
     threat = ThreatModel("linf", 0.02)
@@ -161,10 +191,10 @@ def test_blind_attacks_are_errors(case):
         PartPGD(threat, "parts")(hard, images, labels, maps)
     with pytest.raises(AttackError, match="blind"):
         PartPGD(threat, "parts")(model, images, labels, torch.full_like(maps, -1))
+    flat = lambda x: PartPrediction(*(v * (x.sum() * 0 + 1) for v in model(x * 0)))  # noqa: E731
     with pytest.raises(AttackError, match="exactly zero"):
-        PartPGD(threat, "parts")(
-            lambda x: PartPrediction(*(v * (x.sum() * 0 + 1) for v in model(x * 0))), images, labels, maps
-        )
+        PartPGD(threat, "parts").perturb(flat, images, labels, maps, image_ids=range(len(images)), seed=0)
+    assert bool(PartPGD(threat, "parts")(flat, images, labels, maps).zero_gradient.all()), "said of each image"
     with pytest.raises(AttackError, match="needs guides"):
         PartPGD(threat, "guided")(model, images, labels, maps)
     with pytest.raises(AttackError, match="part_maps must be"):

@@ -159,3 +159,9 @@ def test_saturated_logits_are_attacked_through_their_margin(case, loss):
     assert not bool(far.zero_gradient.any())
     assert right(model, far.images, labels, 255).mean() < plain.mean() + 0.1
     assert bool((far.loss > 0).all()), "the loss told is the cross-entropy all the same"
+
+
+def test_an_empty_batch_gives_an_empty_result(case):
+    model, images, labels = case
+    result = SegmentationPGD(EPS)(model, images[:0], labels[:0], image_ids=[])
+    assert len(result.images) == len(result.fooled) == len(result.zero_gradient) == 0

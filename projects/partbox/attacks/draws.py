@@ -55,6 +55,11 @@ def content_ids(images: Tensor) -> list[str]:
     return [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in host]
 
 
+def _stacked(noises: Sequence[Tensor], images: Tensor) -> Tensor:
+    """Noises of the images as a batch like them, also where there are none."""
+    return torch.stack(list(noises)).to(images) if noises else torch.zeros_like(images)
+
+
 def random_starts(
     threat: ThreatModel, images: Tensor, image_ids: Sequence[ImageId], *, seed: int, restart: int
 ) -> Tensor:
@@ -72,8 +77,7 @@ def random_starts(
             direction = torch.randn(shape, generator=generator)
             radius = torch.rand((), generator=generator) ** (1 / direction.numel())
             noises.append(direction / direction.norm().clamp_min(1e-12) * radius)
-    noise = torch.stack(noises).to(images)
-    return threat.project(images, images + threat.eps * noise)
+    return threat.project(images, images + threat.eps * _stacked(noises, images))
 
 
 def gaussian_starts(
@@ -81,7 +85,7 @@ def gaussian_starts(
 ) -> Tensor:
     """Each image plus Gaussian noise of a standard deviation in [0, 1] pixel space, projected; (B, C, H, W)."""
     noises = [torch.randn(images.shape[1:], generator=image_generator(seed, one, 0)) for one in image_ids]
-    return threat.project(images, images + deviation * torch.stack(noises).to(images))
+    return threat.project(images, images + deviation * _stacked(noises, images))
 
 
 def boundary_starts(
@@ -102,4 +106,4 @@ def boundary_starts(
         else:
             noise = torch.randn(shape, generator=generator)
             noises.append(noise / noise.norm().clamp_min(1e-12))
-    return (images + threat.eps * torch.stack(noises).to(images)).clamp(0.0, 1.0)
+    return (images + threat.eps * _stacked(noises, images)).clamp(0.0, 1.0)

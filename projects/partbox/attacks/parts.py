@@ -162,12 +162,15 @@ class PartPGD:
 
         Raises:
             AttackError: see :mod:`partbox.attacks.base`; part maps or guides of another shape; ``guided`` without
-                guides, ``inverse`` without head; an image without labelled part pixels, or masks without a gradient:
-                the attack would be blind.
+                guides, ``inverse`` without head; an image without labelled part pixels, or masks that are not
+                differentiable: the attack would be blind. An image whose gradient only happens to be zero, such as one
+                with saturated masks, is noted in ``zero_gradient``.
         """
         check_inputs(images, labels, image_ids)
         self._check_maps(images, part_maps, guides)
         images = images.detach()
+        if not len(images):  # a network need not take an empty batch
+            return _Kept(images, labels, stop_when_fooled=False).result()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
         allowed = region_mask(part_maps, self.region).to(images)
         aim = self._misread_masks(predict, head, images, labels) if self.goal == "inverse" else None
@@ -196,12 +199,15 @@ class PartPGD:
         An image without labelled pixels is attacked on its class, and may change everywhere.
 
         Raises:
-            AttackError: as for calling; a goal that needs guides.
+            AttackError: as for calling; a goal that needs guides; a gradient of exactly zero for every image, since
+                training on random noise would be called adversarial.
         """
         check_inputs(images, labels, image_ids)
         if self.goal in ("guided", "inverse"):
             raise AttackError(f"the {self.goal} goal is not for training: it needs more than the batch")
         images = images.detach()
+        if not len(images):
+            return images
         labelled = (part_maps != NOT_LABELLED).flatten(1).any(dim=1)
         allowed = region_mask(part_maps, self.region).to(images)
         allowed[~labelled] = 1
@@ -209,6 +215,8 @@ class PartPGD:
         candidates = images + (starts - images) * allowed
         for step in range(self.steps):
             found = self._ascend(predict, candidates, labels, part_maps, None, step)
+            if not bool(found.gradient.any()):
+                raise AttackError("the parts' gradient is exactly zero for every image: the attack would be blind")
             candidates = self._step(images, candidates, found.gradient, allowed)
         return candidates
 
@@ -297,8 +305,9 @@ class PartPGD:
             (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
         if gradient is None or not bool(torch.isfinite(gradient).all()):
             raise AttackError("the parts' gradient with respect to the images is missing or not finite")
-        if len(candidates) and not bool(gradient.any()):
-            raise AttackError("the parts' gradient is exactly zero for every image: the attack would be blind")
+        # Of the model, and so the same for every image; a zero from saturated masks is of an image and only noted.
+        if not found.mask_logits.requires_grad and len(candidates) and not bool(gradient.any()):
+            raise AttackError("the masks are not differentiable: the parts' gradient is exactly zero for every image")
         return _Found(found.logits.detach(), value.detach(), gradient)
 
 

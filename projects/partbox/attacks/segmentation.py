@@ -168,6 +168,8 @@ class SegmentationPGD:
         fewest = torch.full((len(images),), torch.inf, device=images.device)
         losses = torch.zeros_like(fewest)
         blind = torch.ones_like(fewest, dtype=torch.bool)
+        if not len(images):  # a network need not take an empty batch
+            return AttackResult(best, blind, torch.zeros(0, dtype=torch.int64), losses, blind)
         for step in range(self.steps + 1):
             last = step == self.steps
             inputs = candidates.detach().requires_grad_(not last)
