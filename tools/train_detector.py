@@ -39,6 +39,7 @@ import partbox
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError, subset
+from partbox.engine.allocator import keep_freed_memory
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError, value_of
@@ -202,6 +203,7 @@ def refuse_what_is_not_read(cfg: CfgNode) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     arguments = parse_arguments()
     cfg = load_config(arguments.config_file, arguments.options)
     partbox.register_all(cfg.DATASETS.ROOT or None)

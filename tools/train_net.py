@@ -35,6 +35,7 @@ import partbox
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
+from partbox.engine.allocator import keep_freed_memory
 from partbox.engine.build import (
     build_classifier,
     build_objective,
@@ -164,6 +165,7 @@ def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
 
 
 def main() -> None:
+    keep_freed_memory()
     arguments = parse_arguments()
     cfg = load_config(arguments.config_file, arguments.options, experiment=arguments.experiment)
     partbox.register_all(cfg.DATASETS.ROOT or None)
