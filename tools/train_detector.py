@@ -57,7 +57,7 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
-from partbox.engine.parts_of_work import parse_part
+from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config
 from partbox.engine.trainer import TrainingDiverged
@@ -87,14 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
-    parser.add_argument(
-        "--part",
-        type=parse_part,
-        default=(0, 1),
-        metavar="I/N",
-        help="with --eval-only: do part I (from 0) of N of the evaluation. Start N processes with the same OUTPUT_DIR, "
-        "on one machine or several; the last one to finish writes the results",
-    )
+    add_part_argument(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",

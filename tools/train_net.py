@@ -57,7 +57,7 @@ from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
 from partbox.engine.objectives import AdversarialObjective
-from partbox.engine.parts_of_work import parse_part
+from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
@@ -93,14 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST, train nothing"
     )
-    parser.add_argument(
-        "--part",
-        type=parse_part,
-        default=(0, 1),
-        metavar="I/N",
-        help="with --eval-only: do part I (from 0) of N of the evaluation. Start N processes with the same OUTPUT_DIR, "
-        "on one machine or several; the last one to finish writes the results",
-    )
+    add_part_argument(parser)
     parser.add_argument("--dry-run", action="store_true", help="build and check everything, print the plan, and stop")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
     return parser.parse_intermixed_args()

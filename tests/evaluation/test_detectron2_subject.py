@@ -12,6 +12,7 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from finite_differences import assert_whole_gradient
 from part_dataset_files import forget_builtin_datasets
 from small_detectors import DETECTORS, SEGMENTER, SMALL_TRANSFORMER, TRANSFORMERS, detector_config
 
@@ -89,13 +90,7 @@ def test_attacks_on_transformers_follow_the_gradient_of_the_whole_network(regist
         return sum(value for key, value in losses(at, "truth", 0).items() if "_dn" not in key)
 
     with attack_mode(case.model):
-        leaf = image.clone().requires_grad_(True)
-        (gradient,) = torch.autograd.grad(total(leaf), leaf)
-        for _ in range(2):
-            direction = torch.randn(image.shape, generator=generator, dtype=torch.float64)
-            with torch.no_grad():
-                slope = float(total(image + 1e-7 * direction) - total(image - 1e-7 * direction)) / 2e-7
-            assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
+        assert_whole_gradient(total, image, directions=2)
 
 
 def test_ap_counts_the_evaluated_images_alone(registered):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
+from finite_differences import assert_whole_gradient
 from small_models import DETECTOR_MODELS, small_config
 from torch import Tensor
 
@@ -80,16 +81,7 @@ def test_the_input_gradient_is_that_of_the_whole_network(setting, name):
     images = model.images_of(batch).double() * 0.8 + 0.1
     weights = torch.randn(2, 11, generator=generator, dtype=torch.float64)
 
-    def value(at: Tensor) -> Tensor:
-        return (model.logits(at) * weights).sum()
-
-    leaf = images.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(value(leaf), leaf)
-    for _ in range(3):
-        direction = torch.randn(images.shape, generator=generator, dtype=torch.float64)
-        with torch.no_grad():
-            slope = float(value(images + 1e-7 * direction) - value(images - 1e-7 * direction)) / 2e-7
-        assert float((gradient * direction).sum()) == pytest.approx(slope, rel=0.02)
+    assert_whole_gradient(lambda at: (model.logits(at) * weights).sum(), images)
 
 
 def parts(count: int, side: float, masks: bool) -> Instances:
