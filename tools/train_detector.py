@@ -180,8 +180,6 @@ def refuse_what_is_not_read(cfg: CfgNode) -> None:
         raise ConfigError(
             f"ADVERSARY.OBJECTIVE is {cfg.ADVERSARY.OBJECTIVE}: a detector is trained clean or free, set it to one"
         )
-    if cfg.MODEL.WEIGHTS_EXCEPT and not cfg.MODEL.WEIGHTS:
-        raise ConfigError("MODEL.WEIGHTS_EXCEPT names what to leave out of weights, and MODEL.WEIGHTS is empty")
     mapper_of(cfg, is_train=True)
     if cfg.TEST.EVAL_PERIOD or cfg.DATASETS.VALIDATION:
         raise ConfigError("a detector is not validated during training: set TEST.EVAL_PERIOD 0, DATASETS.VALIDATION ()")

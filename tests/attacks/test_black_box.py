@@ -9,6 +9,7 @@ from attack_networks import labelled_images, small_network
 from torch import Tensor
 
 from partbox.attacks import PGD, FoolboxAttack, RayS, ThreatModel
+from partbox.attacks.foolbox_attack import follows_gradients
 
 
 class Counting:
@@ -162,3 +163,28 @@ def test_rays_is_linf_only():
         RayS(ThreatModel("l2", 1.0))
     with pytest.raises(ValueError, match="queries"):
         RayS(ThreatModel("linf", 1.0), 0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        *[("HopSkipJumpAttack", "linf"), ("PointwiseAttack", "linf"), ("GaussianBlurAttack", "linf")],
+        *[("LinfAdditiveUniformNoiseAttack", "linf"), ("L2ContrastReductionAttack", "l2"), ("InversionAttack", "l2")],
+        *[("LinfPGD", "linf"), ("LinfDeepFoolAttack", "linf"), ("L2PGD", "l2"), ("FGSM", "linf")],
+    ],
+)
+def test_which_of_foolbox_follow_gradients(attack, norm):
+    """Those that do have nothing to follow where the answer has none."""
+    model = small_network()
+    images, labels = labelled_images(model, 2)
+    options = {"steps": 2} if attack in ("HopSkipJumpAttack", "LinfDeepFoolAttack") else {}
+    box = FoolboxAttack(ThreatModel(norm, 0.2), attack, options)
+
+    def without_gradient(batch):
+        return model(batch).detach()
+
+    if follows_gradients(attack):
+        with pytest.raises(RuntimeError, match="grad"):
+            box(without_gradient, images, labels)
+    else:
+        assert box(without_gradient, images, labels).fooled.shape == (2,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,14 +176,13 @@ def test_parts_that_start_at_once_do_not_refuse_each_other(tmp_path, monkeypatch
         opened[0].close()
 
 
-def test_a_full_disk_loses_pictures_and_no_batch_and_a_rerun_makes_them(tmp_path):
-    """A real limit on the size of files, which the pictures exceed and the records do not."""
+def message_under_limit(size: int, work: Callable[[], object]) -> str:
+    """The RecordsError of ``work`` in a process that may write files of ``size`` bytes only: a real limit."""
 
     def child(results) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         try:
-            with RecordStore(tmp_path) as store:
-                run(store, pictures=100)
+            work()
         except RecordsError as error:
             results.put(str(error))
 
@@ -190,8 +190,19 @@ def test_a_full_disk_loses_pictures_and_no_batch_and_a_rerun_makes_them(tmp_path
     results = context.Queue()
     process = context.Process(target=child, args=(results,))
     process.start()
-    message = results.get(timeout=120)
+    message: str = results.get(timeout=120)
     process.join()
+    return message
+
+
+def test_a_full_disk_loses_pictures_and_no_batch_and_a_rerun_makes_them(tmp_path):
+    """The pictures exceed the limit, and the records do not."""
+
+    def work() -> None:
+        with RecordStore(tmp_path) as store:
+            run(store, pictures=100)
+
+    message = message_under_limit(20_000, work)
     assert "cannot write example pictures" in message
     assert "examples-" in message
     assert "make room" in message
@@ -204,19 +215,8 @@ def test_a_full_disk_loses_pictures_and_no_batch_and_a_rerun_makes_them(tmp_path
 
 
 def test_the_stamp_on_a_full_disk_is_a_message(tmp_path):
-    def child(results) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        try:
-            RecordStore(tmp_path / "records", {"a": 1})
-        except RecordsError as error:
-            results.put(str(error))
-
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    process = context.Process(target=child, args=(results,))
-    process.start()
-    assert "fingerprint.json" in results.get(timeout=120)
-    process.join()
+    message = message_under_limit(0, lambda: RecordStore(tmp_path / "records", {"a": 1}))
+    assert "fingerprint.json" in message
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordsError, match="cannot write records"):
         RecordStore(tmp_path / "file" / "records")

@@ -21,6 +21,12 @@ REFUSED = {
 }
 
 
+def follows_gradients(attack: str) -> bool:
+    """Whether an attack of ``foolbox.attacks`` asks for gradients; the others look at the model's answers alone."""
+    searches = ("HopSkipJumpAttack", "BoundaryAttack", "PointwiseAttack", "GaussianBlurAttack", "InversionAttack")
+    return attack not in searches and not attack.endswith("NoiseAttack") and "ContrastReduction" not in attack
+
+
 class FoolboxAttack(Attack):
     """An attack of ``foolbox.attacks``, one image at a time, so that the draw of each image is its own.
 

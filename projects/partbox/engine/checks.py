@@ -72,6 +72,8 @@ def check_config(cfg: CfgNode) -> None:
             f"INPUT.AUGMENTATION {cfg.INPUT.AUGMENTATION} is for detectors; a {cfg.MODEL.META_ARCHITECTURE} reads "
             "INPUT.SIZE and INPUT.CROP_AREA instead"
         )
+    if cfg.MODEL.WEIGHTS_EXCEPT and not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS_EXCEPT names what to leave out of weights, and MODEL.WEIGHTS is empty")
     if cfg.SOLVER.EMA.ENABLED and not 0 < cfg.SOLVER.EMA.DECAY < 1:
         raise ConfigError(f"SOLVER.EMA.DECAY must lie in (0, 1), not {cfg.SOLVER.EMA.DECAY}")
     if cfg.ADVERSARY.VALIDATION_STEPS < 1:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from partbox.attacks.foolbox_attack import follows_gradients
+
 from .perturbations import Perturbation
 from .records import Record
 from .self_checks import Check, judge, tolerated
 from .summary import worst_case
 
 BLACK_BOXES = ("square", "rays")  # names of perturbations, and how their credit begins in an ensemble
-FOOLBOX_BLACK_BOXES = ("HopSkipJumpAttack", "BoundaryAttack", "GenAttack", "PointwiseAttack")
 
 
 def is_black_box(attack: Perturbation) -> bool:
     """Whether an attack on a classifier follows no gradient; an ensemble such as AutoAttack does."""
     name = attack.settings.get("name")
-    return name in BLACK_BOXES or (name == "foolbox" and attack.settings.get("attack") in FOOLBOX_BLACK_BOXES)
+    return name in BLACK_BOXES or (name == "foolbox" and not follows_gradients(str(attack.settings["attack"])))
 
 
 def _credit_of_black_box(record: Record) -> bool:

@@ -180,8 +180,8 @@ class PartClassifier(nn.Module):
         """
         features = self.backbone((images - self.pixel_mean) / self.pixel_std)
         evidence = None
-        idle = self.extractor is None or (self.extractor.training_only and not self.training)
-        if self.extractor is not None and not idle and (evidence_needed or self.label_needs_evidence):
+        used = self.extractor is not None and (self.training or not self.extractor.training_only)
+        if self.extractor is not None and used and (evidence_needed or self.label_needs_evidence):
             maps = None
             if targets is not None and self.extractor.needs_part_maps:
                 maps = self.level_map(targets.part_maps)

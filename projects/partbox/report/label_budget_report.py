@@ -16,7 +16,8 @@ from tabulate import tabulate
 
 from partbox.files import write_atomically, write_text
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"  # Okabe & Ito
+from .learning_curves import GREEN, ORANGE, PURPLE
+
 PLOT, TABLE = "label_budget.png", "label_budget.md"
 
 Summary = Mapping[str, Any]

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from partbox.files import write_atomically
 
-BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito: told apart by colour-blind readers
+# Okabe & Ito: told apart by colour-blind readers
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
