@@ -116,6 +116,8 @@ def test_a_detector_never_learns_from_what_nobody_labelled(example_root, monkeyp
         assert labelled_records(cfg, unlabelled + whole[2:]) == whole[2:], "in evaluation as well"
         kept = within_budget(cfg, whole, "example_train")
         assert [r["image_id"] for r in kept if r["part_labels"] == "box"] == [r["image_id"] for r in found]
+        everything = load_config(REPOSITORY / "configs/car_parts/faster_rcnn.yaml", SMALL_DETECTOR)
+        assert detector_training_records(everything) == whole, "without a budget every image, in order"
         cfg.MODEL.MASK_ON = True
         with pytest.raises(ConfigError, match="MASK_ON needs masks"):
             detector_training_records(cfg)
@@ -127,3 +129,16 @@ def test_a_detector_never_learns_from_what_nobody_labelled(example_root, monkeyp
             detector_training_records(cfg)
     finally:
         forget_builtin_datasets()
+
+
+@pytest.mark.parametrize(("filtered", "left"), [("True", 1), ("False", 2)])
+def test_images_without_objects_are_left_out_where_the_key_says_so(monkeypatch, filtered, left):
+    """A photograph that was looked at and shows nothing is a lesson, unless the recipe drops it as COCO's do."""
+    records = [
+        {"image_id": 1, "annotations": [], "part_labels": "box"},
+        {"image_id": 2, "annotations": [{"iscrowd": 0}], "part_labels": "box"},
+    ]
+    monkeypatch.setattr("partbox.engine.training_records.records_of", lambda names, key: records)
+    options = ["DATALOADER.FILTER_EMPTY_ANNOTATIONS", filtered, "MODEL.META_ARCHITECTURE"]
+    assert len(detector_training_records(load_config(None, [*options, "GeneralizedRCNN"]))) == left
+    assert detector_training_records(load_config(None, [*options, "SemanticSegmentor"])) == records
