@@ -85,12 +85,20 @@ class SourceObject:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph: path below the image root ("/" between folders), width and height in pixels, and its objects."""
+    """A photograph.
+
+    Attributes:
+        name: path below the image root, "/" between folders.
+        width, height: in pixels, after EXIF orientation.
+        objects: to be cut out.
+        split: the owner's own split ("train" | "val" | "test"), None where there is none.
+    """
 
     name: str
     width: int
     height: int
     objects: tuple[SourceObject, ...]
+    split: str | None = None
 
 
 @dataclass(frozen=True)
