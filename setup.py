@@ -30,6 +30,7 @@ INSTALL_REQUIRES = [
     "matplotlib>=3.8",
     "Jinja2>=3.1",
     "orjson>=3.10",
+    "ijson>=3.3",
     "safetensors>=0.4",
     "PyYAML>=6.0",
     "tqdm>=4.66",
