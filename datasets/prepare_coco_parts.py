@@ -17,9 +17,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from partbox.data.preparation import PrepareOptions, RelationOptions
+from partbox.data.preparation import CocoOptions, PrepareOptions, RelationOptions
+from partbox.data.preparation.coco_preparation import CocoReader
 from partbox.data.preparation.coco_relations import CLASSES_FROM
-from partbox.data.preparation.command_line import add_crop_arguments, crop_settings, run_preparation
+from partbox.data.preparation.command_line import (
+    add_empty_argument,
+    add_preparation_arguments,
+    preparation_options,
+    run_preparation,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--ignore-categories", type=_names, default=(), metavar="NAME,NAME", help="categories to leave out"
     )
     meaning.add_argument("--crop", choices=("objects", "none"), default="objects", help="none keeps whole images")
-    add_crop_arguments(parser, labels=("auto", "mask", "box", "none"), default_labels="auto")
+    add_empty_argument(meaning)
+    add_preparation_arguments(parser, defaults=PrepareOptions(), labels=("auto", "mask", "box", "none"))
     return parser
 
 
@@ -59,17 +66,9 @@ def main() -> int:
         object_field=args.object_field,
         ignore_categories=args.ignore_categories,
     )
-    options = PrepareOptions(
-        relations=relations,
-        crop=args.crop,
-        labels=args.labels,
-        empty=args.empty,
-        min_side=args.min_side,
-        crops=crop_settings(args),
-        fractions=args.split,
-        seed=args.seed,
-    )
-    return run_preparation(args, args.annotations, args.images, options, print)
+    coco = CocoOptions(relations=relations, crop=args.crop, labels=args.labels, empty=args.empty)
+    options = preparation_options(args, labels="mask")
+    return run_preparation(args, lambda say: CocoReader(args.annotations, args.images, coco, say), options, print)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,8 +11,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from partbox.data.preparation import PrepareOptions, RelationOptions
-from partbox.data.preparation.command_line import add_crop_arguments, crop_settings, run_preparation
+from partbox.data.preparation import CocoOptions, PrepareOptions, RelationOptions
+from partbox.data.preparation.coco_preparation import CocoReader
+from partbox.data.preparation.command_line import (
+    add_empty_argument,
+    add_preparation_arguments,
+    preparation_options,
+    run_preparation,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,23 +28,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--input", type=Path, required=True, metavar="FOLDER", help="folder with images/ and trainval.json"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to be made")
-    add_crop_arguments(parser, labels=("box", "none"), default_labels="box")
+    add_empty_argument(parser)
+    add_preparation_arguments(parser, defaults=PrepareOptions(), labels=("box", "none"))
     return parser
 
 
 def main() -> int:
     """Prepare, and return the exit status."""
     args = build_parser().parse_args()
-    options = PrepareOptions(
-        relations=RelationOptions(classes_from="name", object_field="obj_ann_id"),
-        labels=args.labels,
-        empty=args.empty,
-        min_side=args.min_side,
-        crops=crop_settings(args),
-        fractions=args.split,
-        seed=args.seed,
+    relations = RelationOptions(classes_from="name", object_field="obj_ann_id")
+    coco = CocoOptions(relations=relations, labels=args.labels, empty=args.empty)
+    folder = args.input
+    return run_preparation(
+        args,
+        lambda say: CocoReader(folder / "trainval.json", folder / "images", coco, say),
+        preparation_options(args, labels="mask"),
+        print,
     )
-    return run_preparation(args, args.input / "trainval.json", args.input / "images", options, print)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from partbox.data import load_part_dataset
-from partbox.data.preparation import PreparationReport, PrepareOptions, RelationOptions, prepare_parts
+from partbox.data.preparation import CocoOptions, PreparationReport, PrepareOptions, RelationOptions, prepare_parts
 
 SIDE = 64  # of the photographs, in pixels
 
@@ -80,10 +80,14 @@ def prepare(
     coco: CocoFile, folder: Path, *, workers=1, overwrite=False, say=lambda text: None, output="out", **options
 ) -> PreparationReport:
     """Prepare a file; relation options may be given beside the others."""
-    meaning = {key: options.pop(key) for key in list(options) if key in RelationOptions.__dataclass_fields__}
-    made = PrepareOptions(relations=RelationOptions(**meaning), **options)
+    relations = {key: options.pop(key) for key in list(options) if key in RelationOptions.__dataclass_fields__}
+    meaning = {key: options.pop(key) for key in list(options) if key in CocoOptions.__dataclass_fields__}
+    coco_options = CocoOptions(relations=RelationOptions(**relations), **meaning)
+    made = PrepareOptions(**options)
     file, images = coco.write(folder)
-    return prepare_parts(file, images, folder / output, made, workers=workers, overwrite=overwrite, say=say)
+    return prepare_parts(
+        file, images, folder / output, coco_options, made, workers=workers, overwrite=overwrite, say=say
+    )
 
 
 def load(folder: Path, split: str = "train"):

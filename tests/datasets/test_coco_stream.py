@@ -39,10 +39,10 @@ def test_images_come_with_their_annotations_in_the_order_of_the_file(tmp_path, n
     random.Random(0).shuffle(given["annotations"])
     found = list(write(tmp_path, given).photographs())
     assert [image.value for image, _ in found] == given["images"]
-    for image, annotations in found:
+    for image, own in found:
         expected = [(i, a) for i, a in enumerate(given["annotations"]) if a["image_id"] == image.value["id"]]
-        assert [(entry.index, entry.value) for entry in annotations] == expected
-        assert len(annotations) == 2
+        assert [(entry.index, entry.value) for entry in own] == expected
+        assert len(own) == 2
 
 
 def test_numbers_and_strings_are_other_ids(tmp_path):
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named(tmp_path, change, message):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", json.dumps(document())[:-40], '{"images": [{"id": NaN}]}', "\x00"])
 def test_broken_files_are_refused(tmp_path, text):
-    with pytest.raises(PartDatasetError, match="not JSON|missing or empty"):
+    with pytest.raises(PartDatasetError, match=r"not JSON|missing or empty"):
         list(write(tmp_path, text).photographs())
 
 

@@ -7,7 +7,7 @@ from coco_files import SIDE, CocoFile, animals, load, prepare, rle, write_photo
 from pycocotools import mask as mask_util
 
 from partbox.data import load_part_dataset
-from partbox.data.preparation import CropSettings, PrepareOptions, prepare_parts
+from partbox.data.preparation import CocoOptions, CropSettings, PrepareOptions, prepare_parts
 
 
 def part_names(dataset) -> set[str]:
@@ -149,7 +149,8 @@ def test_a_part_dataset_file_can_be_prepared_again(tmp_path):
         tmp_path / "out" / "train.json",
         tmp_path / "out" / "images",
         again,
-        PrepareOptions(crop="none", fractions=(1, 0, 0), crops=CropSettings(image_format="png")),
+        CocoOptions(crop="none"),
+        PrepareOptions(fractions=(1, 0, 0), crops=CropSettings(image_format="png")),
         say=notes.append,
     )
     first, second = load(tmp_path), load_part_dataset(again / "train.json", again / "images")

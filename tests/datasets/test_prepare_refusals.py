@@ -7,7 +7,7 @@ import pytest
 from coco_files import CocoFile, animals, load, prepare, rewrite, rle
 
 from partbox.data import PartDatasetError
-from partbox.data.preparation import PrepareOptions, prepare_parts
+from partbox.data.preparation import CocoOptions, PrepareOptions, prepare_parts
 
 REFUSALS = [
     (lambda d: d.pop("categories"), {}, 'required list "categories" is missing'),
@@ -119,7 +119,9 @@ def test_any_file_gives_a_data_set_or_one_sentence(tmp_path, seed):
                 mutate(coco.document, draw)
             file, images = rewrite(coco, tmp_path)
             try:
-                prepare_parts(file, images, tmp_path / "out", PrepareOptions(fractions=(1, 0, 0)), overwrite=True)
+                prepare_parts(
+                    file, images, tmp_path / "out", CocoOptions(), PrepareOptions(fractions=(1, 0, 0)), overwrite=True
+                )
             except PartDatasetError as error:
                 refusals.append(str(error))
             else:
@@ -143,12 +145,12 @@ def test_a_file_that_tells_classes_in_two_ways_that_disagree_is_refused(tmp_path
 def test_truncated_json_and_folders_that_are_not_there(tmp_path):
     file, images = animals(4).write(tmp_path)
     with pytest.raises(PartDatasetError, match="nowhere is not a folder"):
-        prepare_parts(file, tmp_path / "nowhere", tmp_path / "out", PrepareOptions())
+        prepare_parts(file, tmp_path / "nowhere", tmp_path / "out", CocoOptions(), PrepareOptions())
     file.write_text(file.read_text()[:-40])
     with pytest.raises(PartDatasetError, match="is not JSON"):
-        prepare_parts(file, images, tmp_path / "out", PrepareOptions())
+        prepare_parts(file, images, tmp_path / "out", CocoOptions(), PrepareOptions())
     with pytest.raises(PartDatasetError, match="cannot be read"):
-        prepare_parts(tmp_path / "none.json", images, tmp_path / "out", PrepareOptions())
+        prepare_parts(tmp_path / "none.json", images, tmp_path / "out", CocoOptions(), PrepareOptions())
 
 
 def test_an_output_folder_of_somebody_else_is_refused(tmp_path):

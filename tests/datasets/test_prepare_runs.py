@@ -12,7 +12,7 @@ import pytest
 from coco_files import CocoFile, animals, load, prepare, tree
 
 from partbox.data import PartDatasetError
-from partbox.data.preparation import PrepareOptions, prepare_parts
+from partbox.data.preparation import CocoOptions, PrepareOptions, prepare_parts
 
 REPO = Path(__file__).resolve().parents[2]
 SCRIPT = REPO / "datasets" / "prepare_coco_parts.py"
@@ -50,20 +50,20 @@ def test_a_broken_photograph_stops_the_run_which_goes_on_once_it_is_mended(tmp_p
     whole = (images / "9.jpg").read_bytes()
     (images / "9.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(PartDatasetError, match=r"image 9\.jpg: image cannot be decoded.*take it out of the file"):
-        prepare_parts(file, images, tmp_path / "out", PrepareOptions())
+        prepare_parts(file, images, tmp_path / "out", CocoOptions(), PrepareOptions())
     assert not list(tmp_path.glob("out/t*.json"))
     (images / "9.jpg").write_bytes(whole)
     notes: list[str] = []
-    prepare_parts(file, images, tmp_path / "out", PrepareOptions(), say=notes.append)
+    prepare_parts(file, images, tmp_path / "out", CocoOptions(), PrepareOptions(), say=notes.append)
     assert any(note.startswith("16 of 24 crops were there") for note in notes)
-    prepare_parts(file, images, tmp_path / "fresh", PrepareOptions())
+    prepare_parts(file, images, tmp_path / "fresh", CocoOptions(), PrepareOptions())
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path):
     coco = animals(150)
     file, images = coco.write(tmp_path)
-    arguments = (file, images, tmp_path / "out", PrepareOptions())
+    arguments = (file, images, tmp_path / "out", CocoOptions(), PrepareOptions())
     process = multiprocessing.get_context("fork").Process(
         target=prepare_parts, args=arguments, kwargs={"workers": 2}, daemon=False
     )
@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path):
     notes: list[str] = []
     prepare_parts(*arguments, workers=1, say=notes.append)
     assert f"{done} of 300 crops were there from an earlier run" in notes
-    prepare_parts(file, images, tmp_path / "fresh", PrepareOptions())
+    prepare_parts(file, images, tmp_path / "fresh", CocoOptions(), PrepareOptions())
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
 
 

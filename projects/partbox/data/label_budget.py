@@ -93,7 +93,7 @@ def _in_order(records: Sequence[Record], seed: int) -> list[int]:
     for index, record in enumerate(records):
         if record["part_labels"] != "none":
             name = f"{record.get('source_image') or ''}|{record['image_id']}"
-            by_class[record["label"]].append((_draw(seed, name), name, index))
+            by_class[record["label"]].append((budget_draw(seed, name), name, index))
     placed = []
     for label, members in by_class.items():
         for rank, (draw, name, index) in enumerate(sorted(members)):
@@ -101,7 +101,8 @@ def _in_order(records: Sequence[Record], seed: int) -> list[int]:
     return [entry[-1] for entry in sorted(placed)]
 
 
-def _draw(seed: int, name: str) -> bytes:
+def budget_draw(seed: int, name: str) -> bytes:
+    """What the images of a class are ordered by; a budget labels the first ones."""
     return hashlib.sha256(f"{seed}|{name}".encode("utf-8", "surrogateescape")).digest()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -45,19 +47,76 @@ def write_part_dataset(
         PartDatasetError: naming the first entry that is wrong; nothing is written then.
         OSError: if the file cannot be written.
     """
+    pieces = [(images, annotations)]
+    write_part_dataset_in_pieces(json_file, classes=classes, categories=categories, pieces=pieces, info=info)
+
+
+def write_part_dataset_in_pieces(
+    json_file: str | Path,
+    *,
+    classes: Entries,
+    categories: Entries,
+    pieces: Iterable[tuple[Entries, Entries]],
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """:func:`write_part_dataset` for a data set that need not fit into memory: some images after the others.
+
+    Args:
+        json_file, classes, categories, info: as there.
+        pieces: images and all annotations of these images. Each piece is checked by itself, so it is for the caller
+            that no two pieces share an image id or a file name; ids of annotations must grow from piece to piece.
+
+    Raises:
+        PartDatasetError, OSError: as there.
+    """
     file = str(json_file)
-    document: dict[str, Any] = {
+    header: dict[str, Any] = {
         "info": {**(info or {}), "partbox_part_dataset": FORMAT_VERSION},
         "classes": classes,
         "categories": categories,
-        "images": images,
-        "annotations": annotations,
     }
-    plain = {key: _plain(value, key, file) for key, value in document.items()}  # what a reader of the file would see
-    check_document(plain, file)
-    _complete(plain["annotations"], plain["images"])
-    text = _format(plain)
-    write_atomically(json_file, lambda stream: stream.write(text))
+    plain = {key: _plain(value, key, file) for key, value in header.items()}  # what a reader of the file would see
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(b'{"info":' + orjson.dumps(plain["info"], option=orjson.OPT_SORT_KEYS))
+        for key in ("classes", "categories"):
+            stream.write(b',\n"%s":[\n%s\n]' % (key.encode(), _lines(plain[key])))
+        stream.write(b',\n"images":[\n')
+        with tempfile.TemporaryFile(dir=Path(json_file).parent) as later:
+            _write_pieces(pieces, plain, file, stream, later)
+            stream.write(b'\n],\n"annotations":[\n')
+            later.seek(0)
+            shutil.copyfileobj(later, stream)
+        stream.write(b"\n]}\n")
+
+    write_atomically(json_file, write)
+
+
+def _write_pieces(
+    pieces: Iterable[tuple[Entries, Entries]],
+    header: Mapping[str, Any],
+    file: str,
+    image_stream: IO[bytes],
+    annotation_stream: IO[bytes],
+) -> None:
+    """Check the pieces and write the lines of their images and annotations."""
+    streams = {"images": image_stream, "annotations": annotation_stream}
+    begun: set[str] = set()
+    last_id: int | None = None
+    for some in pieces:
+        piece = {key: _plain(value, key, file) for key, value in zip(streams, some, strict=True)}
+        check_document({**header, **piece}, file)
+        ids = [annotation["id"] for annotation in piece["annotations"]]
+        if ids and last_id is not None and min(ids) <= last_id:
+            raise PartDatasetError(file, "annotations", f"id {min(ids)} of a later piece is not above {last_id}")
+        last_id = max(ids, default=last_id)
+        _complete(piece["annotations"], piece["images"])
+        for key, stream in streams.items():
+            if piece[key]:
+                stream.write((b",\n" if key in begun else b"") + _lines(piece[key]))
+                begun.add(key)
+    if "images" not in begun:
+        raise PartDatasetError(file, "images", "must not be empty")
 
 
 def _plain(value: Any, key: str, file: str) -> Any:
@@ -88,13 +147,9 @@ def _complete(annotations: list[dict[str, Any]], images: list[dict[str, Any]]) -
             annotation["area"] = area
 
 
-def _format(plain: Mapping[str, Any]) -> bytes:
+def _lines(entries: Entries) -> bytes:
     """One entry a line, keys in a fixed order."""
-    lines = [b'{"info":' + orjson.dumps(plain["info"], option=orjson.OPT_SORT_KEYS)]
-    for key in ("classes", "categories", "images", "annotations"):
-        entries = b",\n".join(orjson.dumps(_ordered(entry)) for entry in plain[key])
-        lines.append(b'"%s":[\n%s\n]' % (key.encode(), entries))
-    return b",\n".join(lines) + b"}\n"
+    return b",\n".join(orjson.dumps(_ordered(entry)) for entry in entries)
 
 
 def _ordered(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,24 +32,44 @@ def split_by_source(
     Raises:
         ValueError: for fractions that are no shares of a whole, or strata of another length than sources.
     """
-    _check_fractions(fractions)
     if strata is not None and len(strata) != len(sources):
         raise ValueError(f"{len(strata)} strata for {len(sources)} sources: one is needed for each item")
     members: dict[str, list[str]] = defaultdict(list)
     for source, stratum in _stratum_of_source(sources, strata).items():
         members[stratum].append(source)
     split_of: dict[str, str] = {}
-    given: Counter[str] = Counter()
-    for stratum in sorted(members):
-        ordered = sorted(members[stratum], key=lambda source: (_draw(seed, source), source))
-        shares = _shares(len(ordered), given, fractions)
+    for stratum, shares in split_shares({name: len(some) for name, some in members.items()}, fractions).items():
+        ordered = sorted(members[stratum], key=lambda source: (source_draw(seed, source), source))
         names = [name for name in fractions for _ in range(shares[name])]
         split_of.update(zip(ordered, names, strict=True))
-        given += shares
     splits: dict[str, list[int]] = {name: [] for name in fractions}
     for index, source in enumerate(sources):
         splits[split_of[source]].append(index)
     return splits
+
+
+def split_shares(counts: Mapping[str, int], fractions: Mapping[str, float]) -> dict[str, Counter[str]]:
+    """How many sources of each stratum go to each split; in order of :func:`source_draw`, train's first and so on.
+
+    Args:
+        counts: number of sources of each stratum.
+        fractions: as for :func:`split_by_source`.
+
+    Raises:
+        ValueError: for fractions that are no shares of a whole.
+    """
+    _check_fractions(fractions)
+    shares: dict[str, Counter[str]] = {}
+    given: Counter[str] = Counter()
+    for stratum in sorted(counts):
+        shares[stratum] = _shares(counts[stratum], given, fractions)
+        given += shares[stratum]
+    return shares
+
+
+def source_draw(seed: int, source: str) -> bytes:
+    """What the sources of a stratum are ordered by before they are cut into splits."""
+    return hashlib.sha256(f"{seed}:{source}".encode("utf-8", "surrogateescape")).digest()
 
 
 def _check_fractions(fractions: Mapping[str, float]) -> None:
@@ -84,7 +104,3 @@ def _shares(count: int, given: Mapping[str, int], fractions: Mapping[str, float]
         }
         shares[max(behind, key=lambda name: behind[name])] += 1
     return shares
-
-
-def _draw(seed: int, source: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{source}".encode("utf-8", "surrogateescape")).digest()

@@ -60,7 +60,7 @@ class CocoStream:
         index = -1
         with self._open() as stream:
             try:
-                for index, value in enumerate(ijson.items(stream, f"{key}.item", use_float=True)):  # noqa: B007
+                for index, value in enumerate(ijson.items(stream, f"{key}.item", use_float=True)):
                     yield Entry(str(self.file), key, index, value)
             except (ijson.JSONError, UnicodeDecodeError) as error:
                 reason = f"is not JSON, or ends too early: {' '.join(str(error).split())[:200]}"

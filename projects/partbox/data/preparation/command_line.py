@@ -6,65 +6,139 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from partbox.data.part_json_types import PartDatasetError
 
 from .object_crops import CropSettings
-from .options import PrepareOptions
-from .prepare import prepare_parts
+from .options import KeptLabels, PrepareOptions
+from .photo_reader import PhotoReader
+from .prepare import prepare_photos
 
 
-def add_crop_arguments(parser: argparse.ArgumentParser, *, labels: Sequence[str], default_labels: str) -> None:
-    """Add the options of how crops are cut, split and written."""
-    cut = parser.add_argument_group("cropping")
+def add_preparation_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    defaults: PrepareOptions,
+    own_splits: bool = False,
+    labels: Sequence[str] = ("mask", "box", "none"),
+) -> None:
+    """Add the options of what is kept, how it is cut, split and written.
+
+    Args:
+        parser: of the script.
+        defaults: of the options.
+        own_splits: whether the labels come with splits of their owner.
+        labels: choices of ``--labels``; the first is the default.
+    """
+    _add_kept(parser.add_argument_group("what is kept"), defaults, labels)
+    _add_cropping(parser.add_argument_group("cropping"), defaults)
+    _add_running(parser.add_argument_group("splitting and running"), defaults, own_splits=own_splits)
+
+
+def _add_kept(kept: argparse._ArgumentGroup, defaults: PrepareOptions, labels: Sequence[str]) -> None:
+    kept.add_argument("--labels", choices=labels, default=labels[0], help="what parts are labelled with (%(default)s)")
+    kept.add_argument(
+        "--label-share",
+        type=_share,
+        default=1.0,
+        metavar="SHARE",
+        help="share of the training images that keep their part labels; larger shares hold smaller ones (1)",
+    )
+    kept.add_argument("--label-seed", type=int, default=0, metavar="N", help="of that choice (0)")
+    kept.add_argument(
+        "--min-side",
+        type=_at_least(0.0),
+        default=defaults.min_side,
+        metavar="PIXELS",
+        help="leave out objects with a shorter side (%(default)g)",
+    )
+    kept.add_argument(
+        "--min-area-share",
+        type=_share,
+        default=defaults.min_area_share,
+        metavar="SHARE",
+        help="leave out objects whose box covers less of the photograph (%(default)g)",
+    )
+    kept.add_argument(
+        "--labels-only", action="store_true", help="write the labels and no image; photographs are not needed"
+    )
+
+
+def _add_cropping(cut: argparse._ArgumentGroup, defaults: PrepareOptions) -> None:
     cut.add_argument(
-        "--margin", type=_at_least(1.0), default=1.5, metavar="FACTOR", help="sides of a crop over those of its object"
+        "--margin",
+        type=_at_least(1.0),
+        default=defaults.crops.margin,
+        metavar="FACTOR",
+        help="sides of a crop over those of its object (%(default)g)",
     )
     cut.add_argument(
-        "--min-side", type=_at_least(0.0), default=16.0, metavar="PIXELS", help="leave out objects with a shorter side"
-    )
-    cut.add_argument(
-        "--max-side", type=_whole_number(1), default=256, metavar="PIXELS", help="longest side of a saved crop"
+        "--max-side",
+        type=_whole_number(1),
+        default=defaults.crops.max_side,
+        metavar="PIXELS",
+        help="longest side of a saved image (%(default)d)",
     )
     cut.add_argument("--format", choices=("jpg", "png"), default="jpg", help="jpg: quality 95, colours not subsampled")
-    cut.add_argument("--labels", choices=labels, default=default_labels, help="what parts are labelled with")
-    cut.add_argument(
-        "--empty",
-        choices=("unlabelled", "absent"),
-        default="unlabelled",
-        help="an object without part labels: nobody labelled its parts, or none is visible",
-    )
-    run = parser.add_argument_group("splitting and running")
+
+
+def _add_running(run: argparse._ArgumentGroup, defaults: PrepareOptions, *, own_splits: bool) -> None:
     run.add_argument(
         "--split",
-        type=_fractions,
-        default=(0.7, 0.15, 0.15),
+        type=_fractions_or_official if own_splits else _fractions,
+        default=defaults.fractions,
         metavar="A,B,C",
-        help="shares of photographs for train,val,test; may be 0",
+        help="shares of photographs for train,val,test; may be 0"
+        + ("; official: the owner's own splits" if own_splits else "")
+        + f" ({'official' if defaults.fractions is None else ','.join(map('{:g}'.format, defaults.fractions))})",
     )
-    run.add_argument("--seed", type=int, default=0, metavar="N", help="of the split")
+    run.add_argument("--seed", type=int, default=0, metavar="N", help="of the split (0)")
     run.add_argument("--workers", type=_whole_number(1), default=os.cpu_count() or 1, metavar="N", help="processes")
     run.add_argument("--overwrite", action="store_true", help="replace an earlier preparation with other options")
 
 
-def crop_settings(args: argparse.Namespace) -> CropSettings:
-    """The crop settings of parsed arguments."""
-    return CropSettings(margin=args.margin, max_side=args.max_side, image_format=args.format)
+def add_empty_argument(group: argparse._ActionsContainer) -> None:
+    """Add the option that says what an object without part labels is."""
+    group.add_argument(
+        "--empty",
+        choices=("unlabelled", "absent"),
+        default="unlabelled",
+        help="an object without part labels: nobody labelled its parts, or none is visible (%(default)s)",
+    )
+
+
+def preparation_options(args: argparse.Namespace, *, labels: KeptLabels | None = None) -> PrepareOptions:
+    """The options of parsed arguments; ``labels`` in the place of ``--labels``, where that means something else."""
+    return PrepareOptions(
+        labels=labels or args.labels,
+        min_side=args.min_side,
+        min_area_share=args.min_area_share,
+        crops=CropSettings(margin=args.margin, max_side=args.max_side, image_format=args.format),
+        fractions=args.split,
+        seed=args.seed,
+        label_share=args.label_share,
+        label_seed=args.label_seed,
+        labels_only=args.labels_only,
+    )
 
 
 def run_preparation(
     args: argparse.Namespace,
-    annotations: Path,
-    image_root: Path,
+    make_reader: Callable[[Callable[[str], None]], PhotoReader],
     options: PrepareOptions,
     say: Callable[[str], None],
 ) -> int:
-    """Prepare, and turn what goes wrong into one sentence on stderr. Returns the exit status."""
+    """Prepare, and turn what goes wrong into one sentence on stderr. Returns the exit status.
+
+    Args:
+        args: parsed arguments, with ``output``.
+        make_reader: the reader, given who is told what it finds.
+        options: what to make.
+        say: is told sentences.
+    """
     try:
-        prepare_parts(
-            annotations, image_root, args.output, options, workers=args.workers, overwrite=args.overwrite, say=say
-        )
+        reader = make_reader(say)
+        prepare_photos(reader, args.output, options, workers=args.workers, overwrite=args.overwrite, say=say)
     except PartDatasetError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -76,6 +150,17 @@ def run_preparation(
         return 130
     say(f"wrote {args.output}")
     return 0
+
+
+def _fractions_or_official(text: str) -> tuple[float, float, float] | None:
+    return None if text == "official" else _fractions(text)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must lie in [0, 1]")
+    return value
 
 
 def _fractions(text: str) -> tuple[float, float, float]:

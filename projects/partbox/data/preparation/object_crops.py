@@ -8,12 +8,8 @@ name is whole, and a second run keeps it.
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,14 +33,13 @@ from .crop_geometry import (
     whole_window,
 )
 from .photo_files import ImageFormat, PhotoError, decode_photo, is_saved, save_crop
+from .worker_pool import ordered_map
 
 PartLabels = Literal["mask", "box", "none"]
 
 OUTSIDE = "outside the crop"
 TOO_THIN = f"thinner than {MIN_BOX_SIDE} pixels in the crop"
 EMPTY_MASK = "mask without a pixel in the crop"
-
-_PENDING = 4  # tasks a worker may have waiting; bounds memory
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,7 @@ class Photo:
         width, height: in pixels, after EXIF orientation.
         objects: to be cut out.
         split: the owner's own split ("train" | "val" | "test"), None where there is none.
+        source: what must not cross splits, such as the video of a frame; "" is the photograph itself.
     """
 
     name: str
@@ -99,6 +95,7 @@ class Photo:
     height: int
     objects: tuple[SourceObject, ...]
     split: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -219,17 +216,17 @@ def label_crop(target: SourceObject, window: CropWindow, photo: Photo, file_name
 # ---------------------------------------------------------------- tasks
 
 
-def cut_photo(task: CropTask, image_root: Path, output: Path, settings: CropSettings) -> list[Crop]:
+def cut_photo(task: CropTask, image_root: Path, output: Path | None, settings: CropSettings) -> list[Crop]:
     """Cut all objects out of one photograph, except those whose crops are there already.
 
     Args:
         task: photograph and names of the crops.
         image_root: folder of the photographs.
-        output: folder that the crops' names start from.
+        output: folder that the crops' names start from; None makes the labels and no image.
         settings: how.
 
     Raises:
-        PhotoError: if the photograph cannot be used.
+        PhotoError: if the photograph cannot be used; carries the photograph's name as a second argument.
     """
     photo, pixels, crops = task.photo, None, []
     size = (photo.width, photo.height)
@@ -239,52 +236,28 @@ def cut_photo(task: CropTask, image_root: Path, output: Path, settings: CropSett
         else:
             window = crop_window(target.box, size, margin=settings.margin, max_side=settings.max_side)
         crop = label_crop(target, window, photo, file_name)
+        crops.append(crop)
+        if output is None:
+            continue
         crop.was_there = is_saved(output / file_name, window, image_root / photo.name)
         if not crop.was_there:
-            pixels = pixels or decode_photo(image_root / photo.name, size)
+            try:
+                pixels = pixels or decode_photo(image_root / photo.name, size)
+            except PhotoError as error:
+                raise PhotoError(str(error), photo.name) from error
             save_crop(pixels, window, output / file_name, settings.image_format)
-        crops.append(crop)
     return crops
 
 
 def cut_photos(
-    tasks: Sequence[CropTask], image_root: Path, output: Path, settings: CropSettings, *, workers: int
-) -> Iterator[list[Crop]]:
-    """The crops of each task, in the order of the tasks, whatever the number of worker processes.
-
-    A :class:`PhotoError` of a task carries the photograph's name as a second argument.
-    """
-    work = partial(_cut_or_name, image_root=image_root, output=output, settings=settings)
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(work, tasks)
-        return
-    with ProcessPoolExecutor(min(workers, len(tasks)), initializer=_end_with, initargs=(os.getpid(),)) as pool:
-        pending: list[Future[list[Crop]]] = []
-        try:
-            for task in tasks:
-                pending.append(pool.submit(work, task))
-                if len(pending) >= workers * _PENDING:
-                    yield pending.pop(0).result()
-            while pending:
-                yield pending.pop(0).result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    tasks: Iterable[CropTask], image_root: Path, output: Path | None, settings: CropSettings, *, workers: int
+) -> Iterator[tuple[CropTask, list[Crop]]]:
+    """Each task with its crops, in the order of the tasks, whatever the number of worker processes."""
+    work = partial(_task_and_crops, image_root=image_root, output=output, settings=settings)
+    yield from ordered_map(work, tasks, workers=workers)
 
 
-def _end_with(parent: int) -> None:
-    """Let this worker end when its parent is killed; else it would wait for tasks for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _cut_or_name(task: CropTask, image_root: Path, output: Path, settings: CropSettings) -> list[Crop]:
-    try:
-        return cut_photo(task, image_root, output, settings)
-    except PhotoError as error:
-        raise PhotoError(str(error), task.photo.name) from error
+def _task_and_crops(
+    task: CropTask, image_root: Path, output: Path | None, settings: CropSettings
+) -> tuple[CropTask, list[Crop]]:
+    return task, cut_photo(task, image_root, output, settings)

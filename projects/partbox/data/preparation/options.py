@@ -1,37 +1,41 @@
-"""What a preparation may be told."""
+"""What a preparation may be told, whatever the labels come from."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .coco_objects import Labels
-from .coco_relations import RelationOptions
 from .object_crops import CropSettings
 
 SPLITS = ("train", "val", "test")
 
+KeptLabels = Literal["mask", "box", "none"]
+
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What to make of a file of part labels.
+    """What to make of labelled photographs.
 
     Attributes:
-        relations: what the file means, as far as the caller says so.
-        crop: "objects" cuts one image an object, "none" keeps whole images.
-        labels: what parts are labelled with; "auto" takes masks if every part has one.
-        empty: what an object without any part label is: "unlabelled", or "absent" (looked at, no part visible).
+        labels: the most that is kept of each part's label: "mask" keeps what there is, "box" the boxes, "none" nothing.
         min_side: objects whose shorter side is below are left out, in pixels of the photograph.
+        min_area_share: objects whose box covers less of the photograph are left out, in [0, 1].
         crops: how crops are cut and saved.
-        fractions: share of the photographs that train, val and test get; 0 leaves a split out.
+        fractions: share of the photographs that train, val and test get; 0 leaves a split out. None takes the owner's
+            own splits.
         seed: of the split.
+        label_share: share of the training objects with part labels that keep them, in [0, 1], class by class; the
+            others are "none". Larger shares hold smaller ones.
+        label_seed: of the choice of these.
+        labels_only: write the labels and cut nothing: no photograph is needed, and no copy of one is noticed.
     """
 
-    relations: RelationOptions = field(default_factory=RelationOptions)
-    crop: Literal["objects", "none"] = "objects"
-    labels: Labels = "auto"
-    empty: Literal["unlabelled", "absent"] = "unlabelled"
+    labels: KeptLabels = "mask"
     min_side: float = 16.0
+    min_area_share: float = 0.0
     crops: CropSettings = field(default_factory=CropSettings)
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    fractions: tuple[float, float, float] | None = (0.7, 0.15, 0.15)
     seed: int = 0
+    label_share: float = 1.0
+    label_seed: int = 0
+    labels_only: bool = False

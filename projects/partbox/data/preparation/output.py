@@ -5,10 +5,9 @@ The JSON files of the splits are written last: where they are, everything is.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,57 +17,37 @@ import orjson
 import PIL
 
 from partbox.data.part_json_types import PartDatasetError
-from partbox.data.part_json_write import write_part_dataset
+from partbox.data.part_json_write import write_part_dataset_in_pieces
 from partbox.files import write_atomically
 
-from .coco_document import CocoDocument
-from .coco_objects import SourceObjects
-from .coco_relations import Relations
-from .object_crops import Crop
 from .options import SPLITS, PrepareOptions
-from .photographs import CropPlan
+from .photo_reader import PhotoReader
+from .photo_store import PhotoStore
 from .report import NO_SPLIT, PreparationReport
 
 RECORD = "preparation.json"
-VERSION = 1
+_PIECE = 200  # images written at once
+VERSION = 2
 """Goes up whenever the same input gives other output: a run does not go on with the files of another version."""
 
 
-def describe_input(
-    document: CocoDocument,
-    relations: Relations,
-    found: SourceObjects,
-    plan: CropPlan,
-    image_root: Path,
-    options: PrepareOptions,
-) -> dict[str, Any]:
-    """All that the output depends on, as JSON. Options that were left open stand there as they were decided."""
-    digest = hashlib.sha256()
-    for task in plan.tasks:
-        digest.update(f"{task.photo.name}\0{(image_root / task.photo.name).stat().st_size}\0".encode())
+def describe_input(reader: PhotoReader, store: PhotoStore, options: PrepareOptions) -> dict[str, Any]:
+    """All that the output depends on, as JSON."""
+    splits = "official" if options.fractions is None else dict(zip(SPLITS, options.fractions, strict=True))
     return {
         "version": VERSION,
-        "annotations": Path(document.file).name,
-        "annotations_sha256": document.sha256,
-        "photographs_sha256": digest.hexdigest(),  # of names and sizes
-        "meaning": {
-            "classes_from": relations.classes_from,
-            "objects": {document.categories[i].text("name"): name for i, name in relations.objects.items()},
-            "parts": {
-                document.categories[i].text("name"): f"{class_name or '*'}:{part}"
-                for i, (class_name, part) in relations.parts.items()
-            },
-            "class_field": relations.class_field,
-            "link_field": relations.link_field,
-        },
+        **reader.describe(),
+        "photographs_sha256": store.digest(),  # of names and sizes
         "options": {
-            "crop": options.crop,
-            "labels": found.labels,
-            "empty": options.empty,
+            "labels": options.labels,
             "min_side": options.min_side,
+            "min_area_share": options.min_area_share,
             **asdict(options.crops),
-            "split": dict(zip(SPLITS, options.fractions, strict=True)),
+            "split": splits,
             "seed": options.seed,
+            "label_share": options.label_share,
+            "label_seed": options.label_seed,
+            "labels_only": options.labels_only,
         },
         "packages": {"numpy": np.__version__, "pillow": PIL.__version__},
     }
@@ -128,84 +107,74 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write(data))
 
 
-def account_for(plan: CropPlan, crops: list[list[Crop]], found: SourceObjects) -> PreparationReport:
+def account_for(store: PhotoStore, splits: Sequence[str]) -> PreparationReport:
     """Count what was kept and what was left out, by split and class."""
     report = PreparationReport()
-    for task, some in zip(plan.tasks, crops, strict=True):
-        split = plan.split_of[task.photo.name]
-        report.photographs[split] += 1
-        for name in {target.class_name for target in task.photo.objects}:
-            report.kept[split, name]["photographs"] += 1
-        for target, crop in zip(task.photo.objects, some, strict=True):
-            counts = report.kept[split, target.class_name]
+    report.photographs = store.count_by_split()
+    for split, name, count in store.photographs_of_classes():
+        report.kept[split, name]["photographs"] = count
+    for split in splits:
+        for name, _, crop in store.crops(split):
+            counts = report.kept[split, name]
             counts["objects"] += 1
-            counts["unlabelled"] += target.part_labels == "none"
-            counts["parts"] += len(crop.parts)
-            counts["clipped"] += crop.clipped
-            for reason, count in crop.dropped.items():
-                report.dropped[split, target.class_name, "part", reason] += count
-    for (image_id, class_name, what, reason), count in found.dropped.items():
-        split = plan.split_of.get(plan.names.get(image_id, ""), NO_SPLIT)
-        if count:
-            report.dropped[split, class_name, what, reason] += count
+            counts["unlabelled"] += crop["image"]["part_labels"] == "none"
+            counts["parts"] += len(crop["parts"])
+            counts["clipped"] += crop["clipped"]
+            for reason, count in crop["dropped"].items():
+                report.dropped[split, name, "part", reason] += count
+    for split_or_none, name, what, reason, count in store.dropped():
+        report.dropped[split_or_none or NO_SPLIT, name, what, reason] += count
     return report
 
 
 def write_output(
     output: Path,
     made_from: Mapping[str, Any],
-    plan: CropPlan,
-    crops: list[list[Crop]],
-    part_names: list[tuple[str, str]],
+    store: PhotoStore,
+    splits: Sequence[str],
+    reader: PhotoReader,
     report: PreparationReport,
 ) -> None:
     """Write the part-dataset file of each split, then the record.
 
-    Classes are those of which an object was kept, parts those of these classes that are labelled anywhere in the
-    source; both in the order of their names, the same in all splits and whatever the labels are.
+    Classes are the reader's, or those of which an object was kept; parts are the reader's parts of these classes. Both
+    are in the order of their names, the same in all splits and whatever the labels are.
     """
     os.sync()  # the crops are on disk before a file says so
-    class_ids = {name: i for i, name in enumerate(sorted({name for _, name in report.kept}), start=1)}
-    by_name = sorted((name, category) for category, name in enumerate(part_names) if name[0] in class_ids)
+    names = sorted(reader.class_names or {name for _, name in report.kept})
+    class_ids = {name: i for i, name in enumerate(names, start=1)}
+    by_name = sorted((name, category) for category, name in enumerate(reader.part_names) if name[0] in class_ids)
     category_ids = {category: i for i, (_, category) in enumerate(by_name, start=1)}
-    for split in plan.splits:
-        images, annotations = _entries(split, plan, crops, class_ids, category_ids)
-        write_part_dataset(
+    for split in splits:
+        write_part_dataset_in_pieces(
             output / f"{split}.json",
             classes=[{"id": i, "name": name} for name, i in class_ids.items()],
             categories=[
                 {"id": category_ids[category], "name": part, "supercategory": class_name}
                 for (class_name, part), category in by_name
             ],
-            images=images,
-            annotations=annotations,
+            pieces=_pieces(store, split, class_ids, category_ids),
             info={"description": f"{split} split of {made_from['annotations']}", "made_from": dict(made_from)},
         )
     _write_json(output / RECORD, {**made_from, "complete": True, "report": report.as_json()})
 
 
-def _entries(
-    split: str, plan: CropPlan, crops: list[list[Crop]], class_ids: dict[str, int], category_ids: dict[int, int]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The images and annotations of one split."""
+def _pieces(
+    store: PhotoStore, split: str, class_ids: dict[str, int], category_ids: dict[int, int]
+) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """The images and annotations of one split, some at a time."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for task, some in zip(plan.tasks, crops, strict=True):
-        if plan.split_of[task.photo.name] != split:
-            continue
-        for target, crop in zip(task.photo.objects, some, strict=True):
-            image = {
-                "id": crop.number,
-                "file_name": crop.file_name,
-                "width": crop.width,
-                "height": crop.height,
-                "class_id": class_ids[target.class_name],
-                "source_image": plan.source_of[task.photo.name],
-                "part_labels": target.part_labels,
-            }
-            images.append(image)
-            for part in crop.parts:
-                entry = {"id": len(annotations) + 1, "image_id": crop.number, **part}
-                entry["category_id"] = category_ids[entry.pop("category")]
-                annotations.append(entry)
-    return images, annotations
+    number = 0
+    for class_name, source, crop in store.crops(split):
+        images.append({**crop["image"], "class_id": class_ids[class_name], "source_image": source})
+        for part in crop["parts"]:
+            number += 1
+            entry = {"id": number, "image_id": crop["image"]["id"], **part}
+            entry["category_id"] = category_ids[entry.pop("category")]
+            annotations.append(entry)
+        if len(images) == _PIECE:
+            yield images, annotations
+            images, annotations = [], []
+    if images:
+        yield images, annotations

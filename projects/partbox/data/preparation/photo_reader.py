@@ -36,12 +36,14 @@ class PhotoReader(Protocol):
     Attributes:
         image_root: folder that the names of photographs start from.
         part_names: (class, part) of each ``SourcePart.category``, complete and in a fixed order whatever the data show.
+        class_names: classes of the data set whatever the data show; empty takes those of which an object was kept.
         numbered: whether ``SourceObject.number`` is unique among all objects. If not, objects are numbered in their
             order, and ``number`` need only be unique in its photograph.
     """
 
     image_root: Path
     part_names: Sequence[tuple[str, str]]
+    class_names: Sequence[str]
     numbered: bool
 
     def describe(self) -> dict[str, Any]:
