@@ -18,8 +18,8 @@ from partbox.data.preparation.crop_geometry import (
     clip_polygon,
     crop_window,
     leaves_window,
-    mask_in_crop,
     polygon_in_crop,
+    runs_in_crop,
     union_box,
     whole_window,
 )
@@ -190,9 +190,7 @@ def test_a_clipped_polygon_covers_the_pixels_that_the_window_shows(seed, box):
     window = crop_window(box, SIZE, margin=1, max_side=500)
     wanted = raster([polygon], *SIZE)[window.y0 : window.y1, window.x0 : window.x1]
     corners = polygon_in_crop(polygon, window)
-    got = (
-        raster([[v for corner in corners for v in corner]], window.width, window.height) if corners else wanted & False
-    )
+    got = raster([corners.ravel().tolist()], window.width, window.height) if len(corners) else wanted & False
     assert (got != wanted).sum() <= 2  # corners are rounded to hundredths
 
 
@@ -203,13 +201,30 @@ def test_a_polygon_that_falls_apart_keeps_both_pieces():
     assert len(clip_polygon(letter_u + 50, 10, 10)) == 0
 
 
-@given(windows, st.integers(0, 1000))
-def test_a_mask_is_cut_like_the_pixels(window, seed):
-    mask = np.random.default_rng(seed).random(SIZE[::-1]) < 0.5
-    cut = mask_in_crop(mask, window)
-    assert cut.shape == (window.height, window.width)
-    if window.scale == (1, 1):
-        assert (cut == mask[window.y0 : window.y1, window.x0 : window.x1]).all()
+def runs(mask: np.ndarray) -> np.ndarray:
+    """Column-wise runs, the first one outside."""
+    flat = np.concatenate([[False], mask.ravel(order="F")])
+    edges = np.flatnonzero(np.diff(flat))
+    return np.diff([0, *edges.tolist(), mask.size])
+
+
+@settings(max_examples=50, deadline=None)
+@given(windows, st.integers(0, 1000), st.sampled_from([0.5, 0.02, 0.0005]))
+def test_a_mask_is_cut_like_the_pixels(window, seed, density):
+    draw = np.random.default_rng(seed)
+    mask = draw.random(SIZE[::-1]) < density
+    mask[draw.integers(SIZE[1]), draw.integers(SIZE[0])] = True
+    cut = runs_in_crop(runs(mask), SIZE[1], window)
+    (sx, sy), shown = window.scale, mask[window.y0 : window.y1, window.x0 : window.x1]
+    for y, x in np.ndindex(cut.shape):  # the pixel of the photograph that the centre lies in
+        assert cut[y, x] == shown[int((y + 0.5) / sy + 1e-9), int((x + 0.5) / sx + 1e-9)]
+
+
+def test_an_rle_that_does_not_fit_its_photograph_is_refused():
+    window = crop_window((0, 0, 40, 40), SIZE, margin=1, max_side=500)
+    for counts in ([5, 3], "0", "?", [10, -2, SIZE[0] * SIZE[1] - 8], [SIZE[0] * SIZE[1]]):
+        with pytest.raises(PhotoError, match="RLE"):
+            place_segmentation({"size": list(SIZE[::-1]), "counts": counts}, window, SIZE)
 
 
 def test_rle_of_both_kinds_gives_the_same_crop_and_the_box_of_what_is_seen():
@@ -224,7 +239,8 @@ def test_rle_of_both_kinds_gives_the_same_crop_and_the_box_of_what_is_seen():
     window = crop_window((40, 30, 80, 55), SIZE, margin=1, max_side=500)
     first, second = (place_segmentation(rle, window, SIZE) for rle in (compressed, plain))
     assert first == second
-    assert (mask_util.decode(first) == mask[30:55, 40:80]).all()
+    assert (mask_util.decode(first[0]) == mask[30:55, 40:80]).all()
+    assert first[1] == (0, 0, 20, 10)
     part = place_part(SourcePart(0, (30, 20, 60, 40), plain), window, SIZE, "mask")
     assert part["bbox"] == [0, 0, 20, 10]
     elsewhere = crop_window((80, 50, 90, 60), SIZE, margin=1, max_side=500)

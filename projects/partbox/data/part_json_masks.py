@@ -68,12 +68,17 @@ def _polygon_problem(polygon: object, width: int, height: int, tolerance: float)
         return f"has {len(polygon) // 2} points, needs at least 3"
     points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
     low, high = points.min(axis=0), points.max(axis=0)
-    size = np.array([width, height])
-    if (low < -tolerance).any() or (high > size + tolerance).any():
+    if (low < -tolerance).any() or (high > np.array([width, height]) + tolerance).any():
         return f"leaves its image of {width} x {height} pixels"
-    if (np.minimum(high, size) <= np.maximum(low, 0)).any() or _is_line(points):
-        return "is degenerate: it encloses no area of the image"
-    return ""
+    return "" if encloses_area(points, width, height) else "is degenerate: it encloses no area of the image"
+
+
+def encloses_area(points: np.ndarray, width: int, height: int) -> bool:
+    """Whether a polygon of (n, 2) points encloses some area of an image of (width, height) pixels."""
+    if len(points) < 3:
+        return False
+    low, high = np.maximum(points.min(axis=0), 0), np.minimum(points.max(axis=0), [width, height])
+    return bool((high > low).all()) and not _is_line(points)
 
 
 def _is_line(points: np.ndarray) -> bool:
@@ -154,6 +159,12 @@ def decode_counts(text: str) -> list[int] | None:
         counts.append(value + counts[-2] if len(counts) > 2 else value)
         value = shift = 0
     return counts if counts and shift == 0 else None
+
+
+def run_lengths(counts: str | list[int]) -> np.ndarray | None:
+    """The runs of an RLE, compressed or not: (n,) int64; None if they are none."""
+    decoded = _join_counts([counts]) if isinstance(counts, list) else _decode_many([counts])
+    return None if decoded is None else decoded[0]
 
 
 def compress_rle(segmentation: Any) -> Any:

@@ -124,7 +124,7 @@ def _clip_half_plane(points: np.ndarray, axis: int, limit: float, sign: int) -> 
     return np.array(kept).reshape(-1, 2)
 
 
-def polygon_in_crop(polygon: list[float], window: CropWindow) -> list[list[float]]:
+def polygon_in_crop(polygon: list[float], window: CropWindow) -> np.ndarray:
     """A polygon of the photograph in pixels of the crop, clipped to it.
 
     Args:
@@ -132,20 +132,48 @@ def polygon_in_crop(polygon: list[float], window: CropWindow) -> list[list[float
         window: of the crop.
 
     Returns:
-        The corners [x, y] in pixels of the crop, rounded to hundredths, without repetitions; fewer than 3 where nothing
-        of the polygon is left.
+        (n, 2) corners in pixels of the crop, rounded to hundredths, without repetitions; fewer than 3 where nothing of
+        the polygon is left.
     """
     points = (np.array(polygon, dtype=np.float64).reshape(-1, 2) - [window.x0, window.y0]) * window.scale
-    corners: list[list[float]] = []
-    for corner in clip_polygon(points, window.width, window.height).round(2).tolist():
-        if not corners or corner != corners[-1]:
-            corners.append(corner)
-    return corners[:-1] if len(corners) > 1 and corners[0] == corners[-1] else corners
+    if points.min() < 0 or (points.max(axis=0) > [window.width, window.height]).any():
+        points = clip_polygon(points, window.width, window.height)
+    points = points.round(2)
+    if len(points) > 1:
+        points = points[np.append(True, (points[1:] != points[:-1]).any(axis=1))]
+        if len(points) > 1 and (points[0] == points[-1]).all():
+            points = points[:-1]
+    return points
 
 
-def mask_in_crop(mask: np.ndarray, window: CropWindow) -> np.ndarray:
-    """A mask of the photograph, seen in the crop: (H, W) bool -> (height, width) bool, nearest neighbour."""
-    cut = mask[window.y0 : window.y1, window.x0 : window.x1]
-    rows = ((np.arange(window.height) + 0.5) * cut.shape[0] / window.height).astype(np.int64)
-    columns = ((np.arange(window.width) + 0.5) * cut.shape[1] / window.width).astype(np.int64)
-    return cut[rows[:, None], columns]
+def runs_in_crop(runs: np.ndarray, height: int, window: CropWindow) -> np.ndarray:
+    """A mask of the photograph, seen in the crop, nearest pixel centre.
+
+    Args:
+        runs: column-wise runs of the photograph's mask, alternately outside and inside; at least two.
+        height: of the photograph, in pixels.
+        window: of the crop.
+
+    Returns:
+        (height, width) uint8 of the crop, 0 or 1, column-wise in memory. Only columns where the mask has pixels are
+        decoded, which are few for most parts.
+    """
+    seen = np.zeros((window.height, window.width), dtype=np.uint8, order="F")
+    ends = np.cumsum(runs)
+    last = len(runs) // 2 * 2 - 1  # the last run inside the mask
+    left, right = int(ends[0]) // height, int(ends[last] - 1) // height + 1
+    rows = window.y0 + _nearest(window.height, window.y1 - window.y0)
+    columns = window.x0 + _nearest(window.width, window.x1 - window.x0)
+    inside = np.flatnonzero((columns >= left) & (columns < right))
+    if len(inside):
+        limits = np.clip(ends, left * height, right * height) - left * height
+        lengths = np.diff(limits, prepend=0)
+        values = np.repeat((np.arange(len(runs)) % 2).astype(np.uint8), lengths)
+        mask = values.reshape(-1, height)  # (columns, rows)
+        seen[:, inside] = mask[(columns[inside] - left)[:, None], rows].T
+    return seen
+
+
+def _nearest(count: int, of: int) -> np.ndarray:
+    """For each of ``count`` pixels the one of ``of`` pixels that its centre lies in."""
+    return ((np.arange(count) + 0.5) * of / count).astype(np.int64)

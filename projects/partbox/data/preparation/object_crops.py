@@ -19,7 +19,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from partbox.data.part_json_annotations import MIN_BOX_SIDE
-from partbox.data.part_json_masks import mask_problem
+from partbox.data.part_json_masks import encloses_area, run_lengths
 
 from .crop_geometry import (
     Box,
@@ -28,8 +28,8 @@ from .crop_geometry import (
     clip_box,
     crop_window,
     leaves_window,
-    mask_in_crop,
     polygon_in_crop,
+    runs_in_crop,
     whole_window,
 )
 from .photo_files import ImageFormat, PhotoError, decode_photo, is_saved, save_crop
@@ -166,11 +166,10 @@ def place_part(part: SourcePart, window: CropWindow, photo_size: tuple[int, int]
     if visible is None:
         return OUTSIDE
     if labels == "mask":
-        segmentation = place_segmentation(part.segmentation, window, photo_size)
-        if segmentation is None:
+        found = place_segmentation(part.segmentation, window, photo_size)
+        if found is None:
             return EMPTY_MASK
-        placed["segmentation"] = segmentation
-        visible = mask_problem(segmentation, window.width, window.height, 0.0)[1]
+        placed["segmentation"], visible = found
     x0, y0, x1, y1 = (round(value, 3) for value in visible)
     placed["bbox"] = [x0, y0, round(x1 - x0, 3), round(y1 - y0, 3)]
     if min(placed["bbox"][2:]) < MIN_BOX_SIDE:
@@ -180,22 +179,33 @@ def place_part(part: SourcePart, window: CropWindow, photo_size: tuple[int, int]
     return placed
 
 
-def place_segmentation(segmentation: Any, window: CropWindow, photo_size: tuple[int, int]) -> Any:
-    """Polygons or RLE of the photograph (width, height) as the same kind in the crop; None if nothing is left."""
+def place_segmentation(
+    segmentation: Any, window: CropWindow, photo_size: tuple[int, int]
+) -> tuple[list[list[float]] | dict[str, Any], Box] | None:
+    """Polygons or RLE of the photograph (width, height) in the crop, and their tight box; None if nothing is left.
+
+    Polygons stay polygons, RLE of both kinds becomes compressed RLE.
+
+    Raises:
+        PhotoError: an RLE that is malformed or of another size.
+    """
     if isinstance(segmentation, list):
-        moved = (polygon_in_crop(polygon, window) for polygon in segmentation)
-        polygons = [[value for corner in corners for value in corner] for corners in moved]
-        kept = [polygon for polygon in polygons if not mask_problem([polygon], window.width, window.height, 0.0)[0]]
-        return kept or None
-    width, height = photo_size
-    encoded = (
-        mask_util.frPyObjects(segmentation, height, width) if type(segmentation["counts"]) is list else segmentation
-    )
-    mask = mask_in_crop(mask_util.decode(encoded).astype(bool), window)
+        moved = [polygon_in_crop(polygon, window) for polygon in segmentation]
+        kept = [points for points in moved if encloses_area(points, window.width, window.height)]
+        if not kept:
+            return None
+        x0, y0 = np.min([points.min(axis=0) for points in kept], axis=0).tolist()
+        x1, y1 = np.max([points.max(axis=0) for points in kept], axis=0).tolist()
+        return [points.ravel().tolist() for points in kept], (x0, y0, x1, y1)
+    runs = run_lengths(segmentation["counts"])
+    if runs is None or len(runs) < 2 or runs.min() < 0 or runs.sum() != photo_size[0] * photo_size[1]:
+        raise PhotoError("an RLE of its labels is not valid, or of another size than the photograph")
+    mask = runs_in_crop(runs, photo_size[1], window)
     if not mask.any():
         return None
-    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+    rle = mask_util.encode(mask)
+    x, y, width, height = mask_util.toBbox(rle).tolist()
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}, (x, y, x + width, y + height)
 
 
 def label_crop(target: SourceObject, window: CropWindow, photo: Photo, file_name: str) -> Crop:
@@ -226,7 +236,7 @@ def cut_photo(task: CropTask, image_root: Path, output: Path | None, settings: C
         settings: how.
 
     Raises:
-        PhotoError: if the photograph cannot be used; carries the photograph's name as a second argument.
+        PhotoError: if the photograph or its labels cannot be used.
     """
     photo, pixels, crops = task.photo, None, []
     size = (photo.width, photo.height)
@@ -241,10 +251,7 @@ def cut_photo(task: CropTask, image_root: Path, output: Path | None, settings: C
             continue
         crop.was_there = is_saved(output / file_name, window, image_root / photo.name)
         if not crop.was_there:
-            try:
-                pixels = pixels or decode_photo(image_root / photo.name, size)
-            except PhotoError as error:
-                raise PhotoError(str(error), photo.name) from error
+            pixels = pixels or decode_photo(image_root / photo.name, size)
             save_crop(pixels, window, output / file_name, settings.image_format)
     return crops
 
@@ -252,7 +259,10 @@ def cut_photo(task: CropTask, image_root: Path, output: Path | None, settings: C
 def cut_photos(
     tasks: Iterable[CropTask], image_root: Path, output: Path | None, settings: CropSettings, *, workers: int
 ) -> Iterator[tuple[CropTask, list[Crop]]]:
-    """Each task with its crops, in the order of the tasks, whatever the number of worker processes."""
+    """Each task with its crops, in the order of the tasks, whatever the number of worker processes.
+
+    A :class:`PhotoError` of a task carries the photograph's name as a second argument.
+    """
     work = partial(_task_and_crops, image_root=image_root, output=output, settings=settings)
     yield from ordered_map(work, tasks, workers=workers)
 
@@ -260,4 +270,7 @@ def cut_photos(
 def _task_and_crops(
     task: CropTask, image_root: Path, output: Path | None, settings: CropSettings
 ) -> tuple[CropTask, list[Crop]]:
-    return task, cut_photo(task, image_root, output, settings)
+    try:
+        return task, cut_photo(task, image_root, output, settings)
+    except PhotoError as error:
+        raise PhotoError(str(error), task.photo.name) from error
