@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
 from small_models import MODELS, small_config
 
 from partbox.data import PartDatasetError
 from partbox.data.augmentations import RandomResizedCrop, training_augmentations
+from partbox.data.image_files import read_rgb
 from partbox.data.loader import TrainingStream, build_test_loader, build_training_loader, subset
 from partbox.data.mapper import PartDatasetMapper
 
@@ -44,6 +47,34 @@ def test_channels_are_rgb(example_dataset, tmp_path):
     Image.new("RGB", (32, 32), (255, 0, 0)).save(record["file_name"])
     sample = PartDatasetMapper.from_config(small_config(example_dataset), is_train=False)(record)
     assert sample["image"][:, 5, 5].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK"])
+def test_photographs_are_read_as_detectron2_reads_them(tmp_path, orientation, mode):
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 12, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = str(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"))
+    Image.fromarray(pixels).convert(mode).save(file, exif=exif)
+    assert (np.asarray(read_rgb(file)) == detection_utils.read_image(file, "RGB")).all()
+
+
+@pytest.mark.parametrize("supervision", ["box", "mask"])
+def test_cutting_the_photograph_first_changes_no_pixel(example_dataset, supervision):
+    """The same sample as by the generic way, in which the whole photograph becomes an array."""
+    steps = training_augmentations((40, 56), (0.1, 1.0), (0.5, 2.0), "horizontal", 0.3)
+    mapper = PartDatasetMapper((40, 56), supervision=supervision, augmentations=steps)
+    generic = PartDatasetMapper((40, 56), supervision=supervision, augmentations=[T.NoOpTransform(), *steps])
+    for number, record in enumerate(example_dataset.records[:20]):
+        samples = []
+        for one in (mapper, generic):
+            np.random.seed(number)
+            samples.append(one(record))
+        assert torch.equal(samples[0]["image"], samples[1]["image"])
+        assert torch.equal(samples[0]["part_map"], samples[1]["part_map"])
 
 
 def test_a_plain_classifier_builds_no_part_maps(example_dataset):
@@ -145,8 +176,6 @@ def test_settings_out_of_range_are_refused(bad):
 
 
 def test_batches_are_repeated_and_continued_within_the_repeats():
-    from partbox.data.loader import TrainingStream
-
     def batches(start: int, count: int, repeats: int) -> list:
         return list(islice(TrainingStream(10, 4, seed=1, start=start, repeats=repeats), count))
 

@@ -30,7 +30,16 @@ class RandomResizedCrop(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         height, width = image.shape[:2]
-        x, y, w, h = self._draw(height, width)
+        return self._transforms(self._draw(height, width), height, width)
+
+    def cut(self, photograph: Image.Image) -> tuple[np.ndarray, T.TransformList]:
+        """The same for a photograph that is no array yet: the result, (H, W, 3) uint8, and what was done."""
+        x, y, w, h = drawn = self._draw(photograph.height, photograph.width)
+        crop = photograph.crop((x, y, x + w, y + h)).resize(self.size[::-1], Image.Resampling.BILINEAR)
+        return np.asarray(crop), self._transforms(drawn, photograph.height, photograph.width)
+
+    def _transforms(self, drawn: tuple[int, int, int, int], height: int, width: int) -> T.TransformList:
+        x, y, w, h = drawn
         return T.TransformList(
             [
                 T.CropTransform(x, y, w, h, orig_w=width, orig_h=height),

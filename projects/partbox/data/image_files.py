@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 from tqdm import tqdm
 
@@ -37,6 +38,15 @@ PROGRESS_FROM = 2_000  # images; fewer are done before a bar could be read
 _BATCH = 128  # images a task of the thread pool
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +169,37 @@ def _decode(file: BinaryIO, opened: Image.Image) -> None:
             again.verify()  # the checksums, which load() skips
 
 
-def _oriented_size(opened: Image.Image, whole_file: bool) -> tuple[int, int, int]:
-    """Width and height after the EXIF orientation, and the orientation (1: as stored).
+def read_rgb(file_name: str) -> Image.Image:
+    """An image as RGB pixels, turned as its EXIF orientation says; the pixels of detectron2's ``read_image``.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the file is absent or cannot be read.
+    """
+    with PathManager.open(file_name, "rb") as file:
+        image = Image.open(file)
+        turn = _TURNS.get(_orientation(image, whole_file=True))
+        turned = image if turn is None else image.transpose(turn)
+        if turned.mode != "RGB":
+            return turned.convert("RGB")
+        turned.load()
+        return turned
+
+
+def _orientation(opened: Image.Image, *, whole_file: bool) -> int:
+    """The EXIF orientation, 1: as stored.
 
     A PNG may carry its EXIF data after its pixels; without ``whole_file`` only what comes before them is seen.
     """
     try:
         exif = opened.getexif() if whole_file else Image.Image.getexif(opened)
-        orientation = exif.get(_EXIF_ORIENTATION, 1)
+        return int(exif.get(_EXIF_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 as in detectron2's read_image: what cannot be read does not turn the image
-        orientation = 1
+        return 1
+
+
+def _oriented_size(opened: Image.Image, whole_file: bool) -> tuple[int, int, int]:
+    """Width and height after the EXIF orientation, and the orientation."""
+    orientation = _orientation(opened, whole_file=whole_file)
     width, height = opened.size
     return (height, width, orientation) if orientation in _SIDEWAYS else (width, height, orientation)
 

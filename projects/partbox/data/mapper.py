@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from PIL import Image
 
-from .augmentations import training_augmentations
+from .augmentations import RandomResizedCrop, training_augmentations
+from .image_files import read_rgb
 from .part_json import PartDatasetError
 from .part_map import IGNORE, paint_part_map
 from .part_objects import part_instances
@@ -85,15 +85,13 @@ class PartDatasetMapper:
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Raises PartDatasetError where the image file cannot be read."""
         try:
-            image = detection_utils.read_image(record["file_name"], format=self.image_format)
+            image, transforms = self._augmented(read_rgb(record["file_name"]))
         except (OSError, ValueError, SyntaxError) as error:
             raise PartDatasetError(
                 record["file_name"], f"image {record['image_id']}", f"unreadable: {error}"
             ) from error
-        found = T.AugInput(image)
-        transforms = self.augmentations(found)
         sample = {key: record[key] for key in ("image_id", "file_name", "height", "width", "label", "part_labels")}
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(found.image.transpose(2, 0, 1)))
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.part_maps:
             sample["part_map"] = self._part_map(record, transforms)
         if self.part_objects != "none":
@@ -106,6 +104,21 @@ class PartDatasetMapper:
             sample["annotations"] = copy.copy(record["annotations"])
         return sample
 
+    def _augmented(self, photograph: Image.Image) -> tuple[np.ndarray, T.Transform]:
+        """The augmented image, (H, W, 3) uint8, and what was done.
+
+        A crop that comes first is cut before the photograph becomes an array: most of a large one is never copied.
+        """
+        first, *others = self.augmentations.augs
+        if isinstance(first, RandomResizedCrop):
+            image, cut = first.cut(photograph)
+            found = T.AugInput(image)
+            transforms = cut + T.AugmentationList(others)(found)
+            return found.image, transforms
+        found = T.AugInput(np.asarray(photograph))
+        transforms = self.augmentations(found)
+        return found.image, transforms
+
     def _part_map(self, record: Mapping[str, Any], transforms: T.Transform) -> torch.Tensor:
         supervision = self.supervision
         if supervision == "auto":
@@ -114,12 +127,12 @@ class PartDatasetMapper:
 
 
 def transform_part_map(part_map: np.ndarray, transforms: T.Transform) -> np.ndarray:
-    """Apply an image's transforms to its part map, nearest pixel centre; int (H, W) -> int64 (H', W').
+    """Apply an image's transforms to its part map, nearest pixel centre; int16 (H, W) -> int64 (H', W').
 
     The map travels as planes of bytes: detectron2 resizes uint8 with Pillow, which keeps pixel centres where the
     image's bilinear resize has them; other types go through a nearest resize that is half a pixel off.
     """
-    shifted = part_map.astype(np.int64) - IGNORE  # from 0 on
-    planes = [shifted & 255] if shifted.max() < 256 else [shifted & 255, shifted >> 8]
+    shifted = part_map - part_map.dtype.type(IGNORE)  # from 0 on
+    planes = [shifted] if shifted.max() < 256 else [shifted & 255, shifted >> 8]
     moved = [transforms.apply_segmentation(plane.astype(np.uint8)).astype(np.int64) for plane in planes]
     return np.ascontiguousarray(sum(plane << (8 * i) for i, plane in enumerate(moved))) + IGNORE

@@ -42,7 +42,7 @@ def box_slices(box: Iterable[float], height: int, width: int) -> tuple[slice, sl
 
 
 def paint_part_map(record: Mapping[str, Any], supervision: str) -> np.ndarray:
-    """Part of each pixel of one image, int32 (height, width): 0 = background, 1 + category, -1 = not labelled.
+    """Part of each pixel of one image, int16 (height, width): 0 = background, 1 + category, -1 = not labelled.
 
     Larger parts are painted first, so that a small part on a large one stays visible; equal areas in file order.
 
@@ -58,8 +58,8 @@ def paint_part_map(record: Mapping[str, Any], supervision: str) -> np.ndarray:
         raise ValueError(f"part supervision must be mask or box, not {supervision!r}")
     height, width = record["height"], record["width"]
     if not is_supervised(record, supervision):
-        return np.full((height, width), IGNORE, dtype=np.int32)
-    canvas = np.full((height, width), BACKGROUND, dtype=np.int32)
+        return np.full((height, width), IGNORE, dtype=np.int16)
+    canvas = np.full((height, width), BACKGROUND, dtype=np.int16)
     parts = record["annotations"]
     if supervision == "box":
         for part in sorted(parts, key=lambda part: -part["bbox"][2] * part["bbox"][3]):
