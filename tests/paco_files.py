@@ -122,7 +122,7 @@ class PacoFiles:
         for split, document in self.documents.items():
             (annotations / f"paco_{self.name}_v1_{split}.json").write_text(json.dumps(document))
             for image in document.get("images", []):
-                if not (images / image["file_name"]).exists():
+                if ".." not in image["file_name"] and not (images / image["file_name"]).exists():
                     write_photo(images / image["file_name"], image["id"], (WIDTH, HEIGHT))
         return annotations, images
 

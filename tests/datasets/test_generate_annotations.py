@@ -12,7 +12,8 @@ import pytest
 from pycocotools import mask as mask_util
 
 from partbox.data.part_json_masks import mask_area, mask_problem
-from partbox.data.preparation.readers.paco import PACO_LVIS, PacoReader
+from partbox.data.preparation.readers.paco import PacoReader
+from partbox.data.preparation.readers.paco_release import PACO_LVIS
 
 SCALE = 0.01
 
@@ -36,7 +37,7 @@ def paco(script, tmp_path_factory):
 
 
 def test_paco_has_the_numbers_asked_for_and_is_read(paco):
-    reader = PacoReader(PACO_LVIS, paco, paco, min_area_share=0.0)
+    reader = PacoReader(PACO_LVIS, paco, paco)
     assert (len(reader.class_names), len(reader.part_names)) == (75, 456)
     owners = {name for name, _ in reader.part_names}
     assert [place for place, name in enumerate(reader.class_names) if name not in owners] == [2, 55]

@@ -24,7 +24,8 @@ from part_dataset_files import compressed
 from pycocotools import mask as mask_util
 
 from partbox.data import PartDatasetError
-from partbox.data.preparation.readers.paco import PACO_EGO4D, PACO_LVIS, PacoReader
+from partbox.data.preparation.readers.paco import PacoReader
+from partbox.data.preparation.readers.paco_release import PACO_EGO4D, PACO_LVIS, Release
 
 
 def open_paco(paco: PacoFiles, folder, **options) -> PacoReader:
@@ -189,12 +190,10 @@ def test_everything_left_out_is_counted_with_its_reason(tmp_path):
         ((0, 0, 60, 40), {"iscrowd": 1}),
         ((0, 0, 60, 40), {"ignore": 1}),
         ((5, 5, 0, 20), {}),
-        ((64, 5, 9, 9), {}),
-        ((5, 5, 6, 5), {}),  # 30 of 3072 pixels
     ):
         owner = paco.object(image, "mug", box, segmentation=[], **fields)
         paco.part(owner, "mug:rim", (5, 5, 5, 5))
-    dog = paco.object(image, "dog", (5, 5, 7, 5))  # 35 pixels
+    dog = paco.object(image, "dog", (5, 5, 7, 5))
     paco.part(dog, "dog:tail", (5, 5, 5, 5), iscrowd=1)
     paco.part(dog, "dog:tail", (5, 5, 5, 5), ignore=1)
     paco.part(dog, "dog:head", (5, 5, 5, 5), segmentation=[])
@@ -208,9 +207,7 @@ def test_everything_left_out_is_counted_with_its_reason(tmp_path):
         ("mug", "object", "crowd (iscrowd = 1)"): 1,
         ("mug", "object", "to be ignored (ignore = 1)"): 1,
         ("mug", "object", "empty box"): 1,
-        ("mug", "object", "outside its photograph"): 1,
-        ("mug", "object", "box below 1 % of its photograph"): 1,
-        ("mug", "part", "its object is left out"): 5,
+        ("mug", "part", "its object is left out"): 3,
         ("dog", "part", "crowd (iscrowd = 1)"): 1,
         ("dog", "part", "to be ignored (ignore = 1)"): 1,
         ("dog", "part", "no mask"): 1,
@@ -221,39 +218,55 @@ def test_everything_left_out_is_counted_with_its_reason(tmp_path):
     assert empty.dropped == {("", "photograph", "no labels"): 1}
 
 
-def test_the_share_of_the_photograph_is_that_of_the_box_inside_it(tmp_path):
-    paco = small_release()
-    paco.object(1, "dog", (60, 5, 10, 8))  # 80 pixels, 32 of them inside
-    assert len(read(paco, tmp_path)[0].photo.objects) == 3
-    assert len(read(paco, tmp_path, min_area_share=0.02)[0].photo.objects) == 2
-    assert len(read(paco, tmp_path, min_area_share=0.0)[0].photo.objects) == 3
-
-
 # ---------------------------------------------------------------- counts
 
 
+def told(paco: PacoFiles, folder, **release) -> list[str]:
+    """What a reader says when it has given all entries."""
+    notes: list[str] = []
+    reader = open_paco(paco, folder, say=notes.append)
+    reader.release = Release(**{**vars(reader.release), **release})
+    assert reader.count() == sum(1 for _ in reader.entries())
+    return notes
+
+
 def test_other_numbers_than_published_are_told(tmp_path):
-    reader = open_paco(small_release(), tmp_path)
-    assert reader.count() == sum(1 for _ in reader.entries()) == 5
-    assert reader.notes[:2] == [
+    notes = told(small_release(), tmp_path)
+    assert notes[:2] == [
         "the train split of PACO-LVIS has 3 images, its owners count 45,790",
         "the train split of PACO-LVIS has 6 objects, its owners count 217,117",
     ]
-    assert "the test split of PACO-LVIS has 4 part masks, its owners count 86,041" in reader.notes
-    assert len(reader.notes) == 9
+    assert "the test split of PACO-LVIS has 4 part masks, its owners count 86,041" in notes
+    assert len(notes) == 9
 
 
-def test_the_published_numbers_are_told_by_no_note(tmp_path, monkeypatch):
-    reader = open_paco(small_release("ego4d"), tmp_path)
-    published = {
-        split: type(counts)(*numbers)
-        for (split, counts), numbers in zip(
-            PACO_EGO4D.published.items(), [(3, 6, 12), (1, 2, 4), (1, 2, 4)], strict=True
-        )
-    }
-    monkeypatch.setattr(reader, "release", type(PACO_EGO4D)("x", "", published, videos=True))
-    assert list(reader.entries())
-    assert reader.notes == []
+def test_other_categories_than_published_are_told(tmp_path):
+    paco = small_release()
+    for document in paco.documents.values():
+        document["categories"] = [c for c in document["categories"] if not c["name"].startswith("thing_9")]
+    notes = told(paco, tmp_path)
+    assert notes[0] == "PACO-LVIS has 74 classes, its owners count 75"
+    assert notes[1] == f"PACO-LVIS has {456 - len(VOCABULARY['thing_9'])} kinds of parts, its owners count 456"
+
+
+def test_the_published_numbers_are_told_in_one_sentence(tmp_path):
+    numbers = zip(PACO_EGO4D.published.items(), [(3, 6, 12), (1, 2, 4), (1, 2, 4)], strict=True)
+    published = {split: type(counts)(*own) for (split, counts), own in numbers}
+    paco = small_release("ego4d")
+    for number, document in enumerate(paco.documents.values()):
+        for image in document["images"]:
+            image["file_name"] = f"{number}_{image['id']:06d}.jpeg"
+    assert told(paco, tmp_path, published=published) == [
+        "PACO-EGO4D: all numbers of images, objects and part masks are those of its owners"
+    ]
+
+
+def test_videos_in_several_of_the_owners_splits_are_told(tmp_path):
+    notes = told(small_release("ego4d", (4, 2, 1)), tmp_path)  # of the videos 1 2 0 1, 2 0, 1
+    assert notes[-1].startswith("videos with frames in several of the owners' splits: 3;")
+    notes = told(small_release("ego4d", (2, 1, 1)), tmp_path)  # 1 2, 0, 1
+    assert notes[-1].startswith("videos with frames in several of the owners' splits: 1;")
+    assert "video" not in " ".join(told(small_release(), tmp_path))
 
 
 def test_totals_are_those_of_the_paper():
@@ -270,12 +283,11 @@ def test_a_changed_file_is_another_input(tmp_path):
     first = open_paco(paco, tmp_path).describe()
     assert open_paco(paco, tmp_path).describe() == first
     assert open_paco(paco, tmp_path, labels="box").describe() != first
-    assert open_paco(paco, tmp_path, min_area_share=0.02).describe() != first
     assert open_paco(paco, tmp_path, empty="absent").describe() != first
     paco.documents["val"]["annotations"][2]["attribute_ids"] = []
     assert open_paco(paco, tmp_path).describe() != first
-    assert "mug:handle" in first["parts"]
-    assert first["classes"] == list(VOCABULARY)
+    assert "mug:handle" in first["meaning"]["parts"]
+    assert first["meaning"]["classes"] == list(VOCABULARY)
 
 
 # ---------------------------------------------------------------- refusals
@@ -324,6 +336,7 @@ MUG_ID, DOG_ID, HANDLE = CLASS_ID["mug"], CLASS_ID["dog"], PART_ID["mug:handle"]
         (annotation(3, segmentation=[[1, 1, 9, 1, 9, 9], [1, 1, 9, 1, 9]]), r"annotations\[3\].*polygon 1 has an odd"),
         (lambda d: d["train"]["images"][0].pop("width"), r'images\[0\].*required key "width" is missing'),
         (lambda d: d["train"]["images"][0].update(height=0), r"images\[0\].*height must lie in"),
+        (lambda d: d["train"]["images"][0].update(file_name="../a.jpg"), r"images\[0\].*no path below the folder"),
         (lambda d: d["train"]["images"][1].update(id=1), r"images\[1\].*id 1 is already used"),
         (lambda d: d["train"].pop("images"), r'"images" is missing or empty'),
         (category(0, supercategory="THING"), r'categories\[0\].*must be OBJECT or PART, is "THING"'),

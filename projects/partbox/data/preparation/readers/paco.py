@@ -21,9 +21,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from partbox.data.part_json_annotations import POLYGON_TOLERANCE
@@ -31,87 +31,20 @@ from partbox.data.part_json_entry import Entry, describe, is_number
 from partbox.data.part_json_masks import mask_problem
 from partbox.data.part_json_types import PartDatasetError
 
+from ..coco_document import CROWD, EMPTY_BOX
+from ..coco_objects import LEFT_OUT, NO_LABELS
 from ..coco_stream import CocoStream
-from ..crop_geometry import Box, clip_box, union_box
+from ..crop_geometry import Box, union_box
 from ..object_crops import PartLabels, Photo, SourceObject, SourcePart
-from ..photo_reader import PhotoLabels
+from ..options import KeptLabels
+from ..photo_reader import PhotoLabels, Reason
+from .paco_release import CLASSES, PARTS, Release, same_categories
 
-CLASSES, PARTS = 75, 456
-"""Published numbers of objects and of parts of objects."""
-
-CROWD = "crowd (iscrowd = 1)"
 IGNORED = "to be ignored (ignore = 1)"
-EMPTY_BOX = "empty box"
-OUTSIDE = "outside its photograph"
 NO_MASK = "no mask"
 EMPTY_MASK = "mask without a pixel"
-LEFT_OUT = "its object is left out"
-NO_LABELS = "no labels"
 
 _FRAME = re.compile(r"(?P<video>.+)_\d+\.\w+")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Numbers of images, objects and part masks."""
-
-    images: int
-    objects: int
-    parts: int
-
-
-@dataclass(frozen=True)
-class Release:
-    """One of the two data sets that make up PACO.
-
-    Attributes:
-        name: for messages.
-        files: name of each split's file, with ``{split}`` in place of the split.
-        published: split -> what its owners count (docs/PACO_DATASET.md, "Dataset Overview").
-        videos: whether images are frames ``<video>_<number>.jpeg``; those of one video must not cross splits.
-    """
-
-    name: str
-    files: str
-    published: Mapping[str, Counts]
-    videos: bool
-
-
-PACO_LVIS = Release(
-    "PACO-LVIS",
-    "paco_lvis_v1_{split}.json",
-    {
-        "train": Counts(45_790, 217_117, 395_071),
-        "val": Counts(2_410, 10_794, 20_945),
-        "test": Counts(9_443, 45_861, 86_041),
-    },
-    videos=False,
-)
-PACO_EGO4D = Release(
-    "PACO-EGO4D",
-    "paco_ego4d_v1_{split}.json",
-    {
-        "train": Counts(15_667, 34_835, 81_528),
-        "val": Counts(825, 1_816, 4_240),
-        "test": Counts(9_892, 21_708, 53_580),
-    },
-    videos=True,
-)
-
-
-@dataclass(frozen=True)
-class PacoCategories:
-    """What the ids of ``categories`` mean.
-
-    Attributes:
-        classes: id of an object -> its name.
-        parts: id of a part -> index into ``part_names``.
-        part_names: (class, part), in the order of the file.
-    """
-
-    classes: dict[int, str]
-    parts: dict[int, int]
-    part_names: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -140,13 +73,9 @@ class PacoReader:
         release: which of the two data sets.
         annotations: folder of the three files.
         image_root: folder that their ``file_name`` starts from.
-        labels: what parts are labelled with.
-        min_area_share: objects whose box covers less of their photograph are left out.
+        labels: "mask" leaves out parts without a mask; otherwise their box is taken.
         empty: what an object without any part label is: "unlabelled", or "absent" (looked at, no part visible).
-
-    Attributes:
-        class_names: the objects in the order of the file, also those without a part.
-        notes: after ``entries``, sentences that compare the files with what their owners count.
+        say: is told, when ``entries`` is through, how the files compare with what their owners count.
 
     Raises:
         PartDatasetError: a file is absent, or its categories are not PACO's.
@@ -160,35 +89,38 @@ class PacoReader:
         annotations: Path,
         image_root: Path,
         *,
-        labels: PartLabels = "mask",
-        min_area_share: float = 0.01,
+        labels: KeptLabels = "mask",
         empty: Literal["unlabelled", "absent"] = "unlabelled",
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.release = release
         self.image_root = Path(image_root)
-        self.labels = labels
-        self.min_area_share = min_area_share
+        self.labels: KeptLabels = labels
         self.empty = empty
-        self.notes: list[str] = []
+        self.say: Callable[[str], None] | None = say
         files = {split: Path(annotations) / release.files.format(split=split) for split in release.published}
         for file in files.values():
             if not file.is_file():
                 raise PartDatasetError(str(file), "file", "does not exist", f"unpack the annotations of {release.name}")
         self.streams = {split: CocoStream(file) for split, file in files.items()}
-        self.categories = _same_categories(self.streams)
+        self.categories = same_categories(self.streams.values())
         self.class_names = tuple(self.categories.classes.values())
         self.part_names = self.categories.part_names
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "say": None}  # the main process speaks
 
     def describe(self) -> dict[str, Any]:
         """All that the labels depend on."""
         return {
-            "source": self.release.name,
+            "annotations": self.release.name,
             "annotations_sha256": {stream.file.name: stream.sha256 for stream in self.streams.values()},
-            "labels": self.labels,
-            "empty": self.empty,
-            "min_area_share": self.min_area_share,
-            "classes": list(self.class_names),
-            "parts": [":".join(names) for names in self.part_names],
+            "meaning": {
+                "labels": self.labels,
+                "empty": self.empty,
+                "classes": list(self.class_names),
+                "parts": [":".join(names) for names in self.part_names],
+            },
         }
 
     def count(self) -> int:
@@ -197,24 +129,38 @@ class PacoReader:
 
     def entries(self) -> Iterator[PacoEntry]:
         """The images of train, val and test, in the order of the files."""
-        self.notes = _compare("all", "classes", len(self.class_names), CLASSES, self.release)
-        self.notes += _compare("all", "kinds of parts", len(self.part_names), PARTS, self.release)
+        found: dict[str, Counter[str]] = {}
+        videos: dict[str, set[str]] = {}
         for split, stream in self.streams.items():
-            found: Counter[str] = Counter()
+            counts, frames_of = found.setdefault(split, Counter()), videos.setdefault(split, set())
             for image, labels in stream.photographs():
                 parts = sum(entry.value.get("category_id") in self.categories.parts for entry in labels)
-                found.update(images=1, parts=parts, objects=len(labels) - parts)
+                counts.update(images=1, objects=len(labels) - parts, parts=parts)
+                if self.release.videos:
+                    frames_of.add(_video(image))
                 yield PacoEntry(split, image, tuple(labels))
-            for what, published in vars(self.release.published[split]).items():
+        if self.say is not None:
+            for note in (*self._compare(found), *_crossing(videos.values())):
+                self.say(note)
+
+    def _compare(self, found: Mapping[str, Counter[str]]) -> Iterator[str]:
+        """Sentences that say where the files hold other numbers than their owners count, or that they do not."""
+        numbers = [("", "classes", len(self.class_names), CLASSES), ("", "kinds of parts", len(self.part_names), PARTS)]
+        for split, published in self.release.published.items():
+            for what, count in vars(published).items():
                 name = "part masks" if what == "parts" else what
-                self.notes += _compare(split, name, found[what], published, self.release)
+                numbers.append((f"the {split} split of ", name, found[split][what], count))
+        different = [row for row in numbers if row[2] != row[3]]
+        for where, what, count, published_count in different:
+            yield f"{where}{self.release.name} has {count:,} {what}, its owners count {published_count:,}"
+        if not different:
+            yield f"{self.release.name}: all numbers of images, objects and part masks are those of its owners"
 
     def read(self, entry: PacoEntry) -> PhotoLabels:
         """The objects of one image with their parts."""
-        name = entry.image.text("file_name")
         size = entry.image.integer("width", 1), entry.image.integer("height", 1)
-        dropped: Counter[tuple[str, str, str]] = Counter()
-        owners = self._objects(entry, size, dropped)
+        dropped: Counter[Reason] = Counter()
+        owners = self._objects(entry, dropped)
         if not owners:
             dropped["", "photograph", NO_LABELS] += 1
         self._link_parts(entry, size, owners, dropped)
@@ -223,25 +169,17 @@ class PacoReader:
             for number, owner in owners.items()
             if not owner.left_out
         )
-        source = self._video(entry.image) if self.release.videos else ""
-        return PhotoLabels(Photo(name, *size, objects, split=entry.split, source=source), dropped)
-
-    def _video(self, image: Entry) -> str:
-        """The video that an image is a frame of."""
-        match = _FRAME.fullmatch(image.text("file_name"))
-        if match is None:
-            fix = "frames of one video must stay together, so their names have to tell the video"
-            raise image.error("file_name is not <video>_<number>.jpeg", fix)
-        return match["video"]
+        source = _video(entry.image) if self.release.videos else ""
+        return PhotoLabels(Photo(_name(entry.image), *size, objects, split=entry.split, source=source), dropped)
 
     def _kind(self, owner: _Owner) -> PartLabels:
-        return self.labels if owner.parts or self.empty == "absent" else "none"
+        if not owner.parts and self.empty == "unlabelled":
+            return "none"
+        return self.labels
 
     # ---------------------------------------------------------------- annotations
 
-    def _objects(
-        self, entry: PacoEntry, size: tuple[int, int], dropped: Counter[tuple[str, str, str]]
-    ) -> dict[int, _Owner]:
+    def _objects(self, entry: PacoEntry, dropped: Counter[Reason]) -> dict[int, _Owner]:
         """Id -> object, also of those that are left out, whose parts have to be told from strays."""
         owners: dict[int, _Owner] = {}
         seen: set[int] = set()
@@ -258,29 +196,14 @@ class PacoReader:
                 raise annotation.error(f"obj_ann_id says that it is {what}, category_id {category} is none")
             if is_object:
                 owner = _Owner(self.categories.classes[category], _box(annotation))
-                owner.left_out = _flagged(annotation) or self._why_left_out(owner.box, size)
+                owner.left_out = _flagged(annotation) or (EMPTY_BOX if _is_empty(owner.box) else "")
                 owners[number] = owner
                 if owner.left_out:
                     dropped[owner.class_name, "object", owner.left_out] += 1
         return owners
 
-    def _why_left_out(self, box: Box, size: tuple[int, int]) -> str:
-        """Why the object in a box is left out, "" if it is not."""
-        if box[2] <= box[0] or box[3] <= box[1]:
-            return EMPTY_BOX
-        inside = clip_box(box, *size)
-        if inside is None:
-            return OUTSIDE
-        area = (inside[2] - inside[0]) * (inside[3] - inside[1])
-        too_small = area < self.min_area_share * size[0] * size[1]
-        return f"box below {100 * self.min_area_share:g} % of its photograph" if too_small else ""
-
     def _link_parts(
-        self,
-        entry: PacoEntry,
-        size: tuple[int, int],
-        owners: Mapping[int, _Owner],
-        dropped: Counter[tuple[str, str, str]],
+        self, entry: PacoEntry, size: tuple[int, int], owners: Mapping[int, _Owner], dropped: Counter[Reason]
     ) -> None:
         """Give each part to its object."""
         for annotation in entry.annotations:
@@ -308,7 +231,7 @@ class PacoReader:
         if self.labels == "mask":
             return NO_MASK
         box = _box(annotation)
-        return SourcePart(part, box) if box[2] > box[0] and box[3] > box[1] else EMPTY_BOX
+        return EMPTY_BOX if _is_empty(box) else SourcePart(part, box)
 
 
 # ---------------------------------------------------------------- one annotation
@@ -319,6 +242,10 @@ def _flagged(annotation: Entry) -> str:
     if annotation.value.get("iscrowd"):
         return CROWD
     return IGNORED if annotation.value.get("ignore") else ""
+
+
+def _is_empty(box: Box) -> bool:
+    return box[2] <= box[0] or box[3] <= box[1]
 
 
 def _box(annotation: Entry) -> Box:
@@ -359,60 +286,29 @@ def _mask(annotation: Entry, size: tuple[int, int]) -> tuple[Any, Box]:
     return kept, union_box(extents) if extents else nowhere
 
 
-# ---------------------------------------------------------------- categories and counts
+# ---------------------------------------------------------------- images
 
 
-def _same_categories(streams: Mapping[str, CocoStream]) -> PacoCategories:
-    """The categories of all files, which must be the same."""
-    first: PacoCategories | None = None
-    for stream in streams.values():
-        found = read_categories(stream)
-        if first is not None and found != first:
-            fix = "unpack the files of one release together"
-            raise PartDatasetError(str(stream.file), "categories", "are not those of the other splits", fix)
-        first = first or found
-    assert first is not None
-    return first
+def _name(image: Entry) -> str:
+    """An image's path below the image root."""
+    name = PurePosixPath(image.text("file_name"))
+    if name.is_absolute() or ".." in name.parts:
+        raise image.error(f"file_name {describe(str(name))} is no path below the folder of the images")
+    return str(name)
 
 
-def read_categories(stream: CocoStream) -> PacoCategories:
-    """What the categories of a file mean.
-
-    Raises:
-        PartDatasetError: naming the category that is neither an object nor a part of one.
-    """
-    entries = list(stream.entries("categories"))
-    kinds = {"OBJECT": [], "PART": []}  # type: dict[str, list[Entry]]
-    seen: dict[int | str, int] = {}
-    for entry in entries:
-        for key in (entry.integer("id"), entry.text("name")):
-            if key in seen:
-                raise entry.error(f"{describe(key)} is already used by categories[{seen[key]}]")
-            seen[key] = entry.index
-        kind = entry.text("supercategory")
-        if kind not in kinds:
-            raise entry.error(f"supercategory must be OBJECT or PART, is {describe(kind)}")
-        if (":" in entry.text("name")) != (kind == "PART"):
-            fix = 'objects are named "mug", parts "mug:handle"'
-            raise entry.error(f"the name {describe(entry.text('name'))} does not fit supercategory {kind}", fix)
-        kinds[kind].append(entry)
-    classes = {entry.integer("id"): entry.text("name") for entry in kinds["OBJECT"]}
-    part_names = []
-    for entry in kinds["PART"]:
-        class_name, _, part = entry.text("name").partition(":")
-        if class_name not in classes.values():
-            raise entry.error(f"no object is named {class_name!r}")
-        if not part.strip():
-            raise entry.error("the name of the part is missing")
-        part_names.append((class_name, part))
-    if not part_names:
-        fix = 'the files of PACO list parts as "mug:handle" among the categories'
-        raise PartDatasetError(str(stream.file), "categories", "none is a part", fix)
-    parts = {entry.integer("id"): index for index, entry in enumerate(kinds["PART"])}
-    return PacoCategories(classes, parts, tuple(part_names))
+def _video(image: Entry) -> str:
+    """The video that an image is a frame of."""
+    match = _FRAME.fullmatch(image.text("file_name"))
+    if match is None:
+        fix = "frames of one video must stay together, so their names have to tell the video"
+        raise image.error("file_name is not <video>_<number>.jpeg", fix)
+    return match["video"]
 
 
-def _compare(split: str, what: str, found: int, published: int, release: Release) -> list[str]:
-    """A sentence if the files hold another number than their owners count."""
-    where = release.name if split == "all" else f"the {split} split of {release.name}"
-    return [f"{where} has {found:,} {what}, its owners count {published:,}"] if found != published else []
+def _crossing(videos: Iterable[set[str]]) -> Iterator[str]:
+    """A sentence if videos have frames in several of the owners' splits, which part objects, not videos."""
+    seen = Counter(video for names in videos for video in names)
+    several = sum(count > 1 for count in seen.values())
+    if several:
+        yield f"videos with frames in several of the owners' splits: {several}; with --split A,B,C each stays in one"
