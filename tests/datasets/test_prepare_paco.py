@@ -174,10 +174,11 @@ def test_objects_are_left_out_by_the_share_of_their_photograph_and_counted(tmp_p
     assert len(document(tmp_path / "all", "train")["images"]) == 12
 
 
-@pytest.mark.parametrize(("labels", "parts"), [("mask", 20), ("box", 20), ("none", 0)])
+@pytest.mark.parametrize(("labels", "parts"), [("mask", 20), ("box", 21), ("none", 0)])
 def test_labels(tmp_path, prepare, labels, parts):
     paco = small_release()
     paco.object(1, "ball", (8, 8, 30, 30))
+    paco.part(1, "mug:rim", (8, 8, 10, 3), segmentation=[])
     assert prepare(paco, "--split", "1,0,0", "--labels", labels)[0] == 0
     made = document(tmp_path / "out", "train")
     kinds = [image["part_labels"] for image in made["images"]]
