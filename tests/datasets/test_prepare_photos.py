@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,8 +111,22 @@ def test_a_copy_in_another_of_the_owners_splits_is_left_out(tmp_path):
     report = run(tmp_path, reader, fractions=None)
     assert set(labels(tmp_path / "out", "val")) == {"7.jpg"}
     assert report.photographs == {"train": 6, "val": 1}
-    reason = "copy, byte for byte, of a photograph of another split"
+    reason = "its photograph is in another split, too"
     assert {key[1:]: n for key, n in report.dropped.items() if key[3] == reason} == {("cat", "object", reason): 1}
+
+
+def test_a_photograph_listed_in_two_of_the_owners_splits_stays_in_the_first(tmp_path):
+    class Twice(Photographs):
+        def read(self, entry):
+            labels = super().read(entry)
+            name = "0.jpg" if entry[0] == 3 else labels.photo.name
+            return replace(labels, photo=replace(labels.photo, name=name))
+
+    reader = Twice(written(tmp_path, 8), 8, split=lambda i: "val" if i % 4 == 3 else "train")
+    for only in (False, True):
+        report = run(tmp_path, reader, f"out{only}", fractions=None, labels_only=only)
+        assert set(labels(tmp_path / f"out{only}", "val")) == {"7.jpg"}
+        assert report.photographs == {"train": 6, "val": 1}
 
 
 def test_frames_of_one_video_never_cross_splits(tmp_path):

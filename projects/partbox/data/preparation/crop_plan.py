@@ -135,7 +135,7 @@ def _digest(name: str, image_root: Path) -> bytes:
 def _own_splits(store: PhotoStore, say: Callable[[str], None]) -> tuple[str, ...]:
     left_out = store.take_own_splits()
     if left_out:
-        say(f"{left_out} photographs are copies of photographs of another split: left out")
+        say(f"{left_out} photographs are in an earlier split, too, by name or byte for byte: left out")
     counts = store.count_by_split()
     if set(counts) - set(SPLITS):
         raise PartDatasetError("options", "--split", "the labels have no splits of their owner", "give three shares")

@@ -114,17 +114,17 @@ class PhotoStore:
     # ------------------------------------------------------------ splits
 
     def take_own_splits(self) -> int:
-        """Put each photograph into its owner's split. Copies of a photograph of another split are left out.
+        """Put each photograph into its owner's split. What an earlier photograph of another split shows is left out.
 
         Returns:
             Number of photographs left out.
         """
         self._database.execute("UPDATE photos SET split = own_split")
         first_split = "(SELECT split FROM photos AS other WHERE other.name = photos.first ORDER BY place LIMIT 1)"
-        crossing = f"SELECT place FROM photos WHERE first != name AND split != {first_split}"
+        crossing = f"SELECT place FROM photos WHERE split != {first_split}"
         places = [place for (place,) in self._database.execute(crossing)]
         for place in places:
-            reason = "copy, byte for byte, of a photograph of another split"
+            reason = "its photograph is in another split, too"
             self._database.execute(
                 """INSERT INTO dropped SELECT photo, class, 'object', ?, COUNT(*) FROM objects
                 WHERE photo = ? GROUP BY class""",
