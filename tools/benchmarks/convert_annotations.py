@@ -5,7 +5,7 @@
 
 Files in the owner's layout are made with random masks (``generate_annotations.py``) and converted by the same code as
 ``datasets/prepare_<dataset>.py --labels-only``: read, put together by image, split, cut to the crops, checked, written.
-Photographs are not touched. Each size runs in a process of its own; memory is that of the process that reads and writes,
+Photographs are not touched. Each size runs in a process of its own; memory is that of the process that reads and writes
 and of the largest of its workers. The exit status says whether there were 3,000 masks a second and flat memory.
 """
 
