@@ -117,6 +117,42 @@ def test_boxes_keep_their_order_in_the_crop(first, second, window):
             assert one[side] <= two[side]
 
 
+@given(boxes(least=0.5), st.floats(1, 3), st.integers(1, 120))
+def test_a_square_window_is_a_square_in_the_photograph_that_holds_the_object(box, margin, max_side):
+    window = crop_window(box, SIZE, margin=margin, max_side=max_side, square=True)
+    assert 0 <= window.x0 <= box[0]
+    assert box[2] <= window.x1 <= SIZE[0]
+    assert 0 <= window.y0 <= box[1]
+    assert box[3] <= window.y1 <= SIZE[1]
+    wanted = margin * max(box[2] - box[0], box[3] - box[1])
+    for side, length in ((window.x1 - window.x0, SIZE[0]), (window.y1 - window.y0, SIZE[1])):
+        assert min(wanted, length) <= side + 1e-6
+        assert side <= min(wanted + 2, length)
+    if max(window.x1 - window.x0, window.y1 - window.y0) <= min(SIZE):
+        assert window.x1 - window.x0 == window.y1 - window.y0
+        assert window.width == window.height <= max_side
+
+
+@given(boxes(least=0.5), st.floats(1, 3))
+def test_a_square_window_is_centred_where_the_photograph_leaves_room(box, margin):
+    shifted = (box[0] + 5000, box[1] + 5000, box[2] + 5000, box[3] + 5000)
+    window = crop_window(shifted, (10_000, 10_000), margin=margin, max_side=10_000, square=True)
+    assert window.x0 + window.x1 == pytest.approx(shifted[0] + shifted[2], abs=2.0)
+    assert window.y0 + window.y1 == pytest.approx(shifted[1] + shifted[3], abs=2.0)
+
+
+def test_square_windows_by_hand():
+    window = crop_window((20, 10, 40, 20), SIZE, margin=1.4, max_side=500, square=True)
+    assert window == CropWindow(16, 1, 44, 29, 28, 28)
+    assert crop_window((20, 10, 40, 20), SIZE, margin=1, max_side=500, square=True) == CropWindow(20, 5, 40, 25, 20, 20)
+    corner = crop_window((0, 51, 20, 61), SIZE, margin=1.4, max_side=14, square=True)
+    assert corner == CropWindow(0, 33, 28, 61, 14, 14)  # moved inside, not clipped
+    wide = crop_window((0, 20, 90, 30), SIZE, margin=1, max_side=500, square=True)
+    assert wide == CropWindow(0, 0, 90, 61, 90, 61)  # higher than the photograph: clipped
+    with pytest.raises(ValueError, match="outside its photograph"):
+        crop_window((100, 0, 110, 10), SIZE, margin=1, max_side=500, square=True)
+
+
 def test_an_object_as_large_as_the_photograph_gives_the_photograph():
     window = crop_window((0, 0, *SIZE), SIZE, margin=1.5, max_side=500)
     assert window == CropWindow(0, 0, *SIZE, *SIZE) == whole_window(SIZE, max_side=500)
@@ -282,6 +318,18 @@ def test_pixels_are_those_of_the_window(tmp_path):
     cut = np.asarray(Image.open(tmp_path / "out/train/a_7.png"))
     assert (cut == np.asarray(Image.open(tmp_path / "a.png"))[5:35, 15:45]).all()
     assert [path.name for path in (tmp_path / "out/train").iterdir()] == ["a_7.png"]
+
+
+def test_a_square_crop_shows_the_photograph_and_its_parts_move_along(tmp_path):
+    photo(tmp_path / "a.png")
+    target = SourceObject(7, "car", (0, 10, 20, 15), (SourcePart(2, (4, 11, 8, 15)),), "box")
+    task = CropTask(Photo("a.png", *SIZE, (target,)), ("train/a_7.png",))
+    crop_to = CropSettings(margin=1.4, image_format="png", square=True)
+    (crop,) = cut_photo(task, tmp_path, tmp_path / "out", crop_to)
+    assert (crop.width, crop.height) == (28, 28)
+    cut = np.asarray(Image.open(tmp_path / "out/train/a_7.png"))
+    assert (cut == np.asarray(Image.open(tmp_path / "a.png"))[0:28, 0:28]).all()
+    assert crop.parts == [{"category": 2, "bbox": [4, 11, 4, 4]}]
 
 
 def test_a_saved_crop_is_kept_and_a_damaged_or_outdated_one_is_not(tmp_path):

@@ -107,13 +107,21 @@ def add_empty_argument(group: argparse._ActionsContainer) -> None:
     )
 
 
-def preparation_options(args: argparse.Namespace, *, labels: KeptLabels | None = None) -> PrepareOptions:
-    """The options of parsed arguments; ``labels`` in the place of ``--labels``, where that means something else."""
+def preparation_options(
+    args: argparse.Namespace, *, labels: KeptLabels | None = None, square: bool = False
+) -> PrepareOptions:
+    """The options of parsed arguments.
+
+    Args:
+        args: parsed arguments.
+        labels: in the place of ``--labels``, where that means something else.
+        square: whether crops are squares.
+    """
     return PrepareOptions(
         labels=labels or args.labels,
         min_side=args.min_side,
         min_area_share=args.min_area_share,
-        crops=CropSettings(margin=args.margin, max_side=args.max_side, image_format=args.format),
+        crops=CropSettings(args.margin, args.max_side, args.format, square),
         fractions=args.split,
         seed=args.seed,
         label_share=args.label_share,

@@ -36,7 +36,9 @@ class CropWindow:
         return self.width / (self.x1 - self.x0), self.height / (self.y1 - self.y0)
 
 
-def crop_window(box: Box, photo_size: tuple[int, int], *, margin: float, max_side: int) -> CropWindow:
+def crop_window(
+    box: Box, photo_size: tuple[int, int], *, margin: float, max_side: int, square: bool = False
+) -> CropWindow:
     """The window around an object.
 
     Args:
@@ -45,15 +47,31 @@ def crop_window(box: Box, photo_size: tuple[int, int], *, margin: float, max_sid
         margin: the window's sides over the box's; 1.5 adds a quarter of the side on every side. The window is rounded
             outwards to whole pixels and clipped to the photograph.
         max_side: longest side of the saved crop, in pixels; larger crops are scaled down, smaller ones kept.
+        square: both sides are the longer one's, around the centre of the box. Where that leaves the photograph, the
+            window is moved inside; only one that is longer than the photograph is clipped, and then no square.
     """
     width, height = photo_size
     grow_x, grow_y = (margin - 1) / 2 * (box[2] - box[0]), (margin - 1) / 2 * (box[3] - box[1])
-    x0, y0 = max(0, math.floor(box[0] - grow_x)), max(0, math.floor(box[1] - grow_y))
-    x1, y1 = min(width, math.ceil(box[2] + grow_x)), min(height, math.ceil(box[3] + grow_y))
-    if x1 <= x0 or y1 <= y0:
+    if square:
+        grown = (box[0] - grow_x, box[1] - grow_y, box[2] + grow_x, box[3] + grow_y)
+        side = max(math.ceil(grown[2]) - math.floor(grown[0]), math.ceil(grown[3]) - math.floor(grown[1]))
+        x0, x1 = _stretch_around(grown[0], grown[2], side, width)
+        y0, y1 = _stretch_around(grown[1], grown[3], side, height)
+    else:
+        x0, y0 = max(0, math.floor(box[0] - grow_x)), max(0, math.floor(box[1] - grow_y))
+        x1, y1 = min(width, math.ceil(box[2] + grow_x)), min(height, math.ceil(box[3] + grow_y))
+    if x1 <= x0 or y1 <= y0 or (square and clip_box(box, width, height) is None):
         raise ValueError(f"the box {box} lies outside its photograph of {width} x {height} pixels")
     scale = min(1.0, max_side / max(x1 - x0, y1 - y0))
     return CropWindow(x0, y0, x1, y1, _scaled(x1 - x0, scale), _scaled(y1 - y0, scale))
+
+
+def _stretch_around(low: float, high: float, side: int, length: int) -> tuple[int, int]:
+    """``side`` whole pixels that hold [low, high] in their middle, moved into [0, length), clipped if they are more."""
+    centred = math.floor((low + high - side) / 2 + 0.5)
+    start = min(math.floor(low), max(math.ceil(high) - side, centred))  # rounding must not cut the ends off
+    start = max(0, min(start, length - side))
+    return start, min(length, start + side)
 
 
 def _scaled(side: int, scale: float) -> int:

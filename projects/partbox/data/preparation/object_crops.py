@@ -106,11 +106,13 @@ class CropSettings:
         margin: the crop's sides over the object's.
         max_side: longest side of a saved crop, in pixels.
         image_format: "jpg" (quality 95, colours not subsampled) or "png".
+        square: whether crops are squares, where the photograph is large enough.
     """
 
     margin: float = 1.5
     max_side: int = 256
     image_format: ImageFormat = "jpg"
+    square: bool = False
 
 
 @dataclass
@@ -244,7 +246,9 @@ def cut_photo(task: CropTask, image_root: Path, output: Path | None, settings: C
         if target.box is None:
             window = whole_window(size, max_side=settings.max_side)
         else:
-            window = crop_window(target.box, size, margin=settings.margin, max_side=settings.max_side)
+            window = crop_window(
+                target.box, size, margin=settings.margin, max_side=settings.max_side, square=settings.square
+            )
         crop = label_crop(target, window, photo, file_name)
         crops.append(crop)
         if output is None:
