@@ -1,6 +1,7 @@
 """Miniatures of PartImageNet and PartImageNet++ in the layouts of their downloads, written by the tests."""
 
 import json
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -126,9 +127,8 @@ class PartImageNetFiles:
             path.write_text(json.dumps(file.document))
             for image in file.document["images"]:
                 name = image["file_name"].replace("\\", "/").split("/")[-1]
-                seed = sum(map(ord, name))
                 place = folder / images.format(split=split, name=name, wnid=name.split("_")[0])
-                write_photo(place, seed, (image.get("width", WIDTH), image.get("height", HEIGHT)))
+                write_photo(place, zlib.crc32(name.encode()), (image.get("width", WIDTH), image.get("height", HEIGHT)))
         return folder
 
 
@@ -178,7 +178,8 @@ class PartImageNetPPFiles:
             (folder / f"pin/json/{wnid}.json").write_text(json.dumps(file.document))
             for image in file.document["images"]:
                 name = image["file_name"].split("/")[-1]
-                write_photo(folder / images / name.split("_")[0] / name, sum(map(ord, name)), (WIDTH, HEIGHT))
+                place = folder / images / name.split("_")[0] / name
+                write_photo(place, zlib.crc32(name.encode()), (WIDTH, HEIGHT))
         if self.discarded:
             (folder / "pin/discarded_data.json").write_text(json.dumps(self.discarded))
         return folder / "pin", folder / images
