@@ -140,7 +140,7 @@ GOOD = [
     rle(0, 0, 5, 5, compressed=False),
     rle(10, 5, 40, 30, compressed=False),
     [[40, 30, 60, 30, 60, 50, 40, 50]],  # leaves the photograph
-    [*SQUARE, [1, 2, 3, 4], [5, 5, 6, 6, 7, 7]],  # two points, a line
+    [[1, 2, 3, 4], *SQUARE, [5, 5, 6, 6, 7, 7]],  # two points, a line
 ]
 
 
