@@ -117,6 +117,14 @@ def test_files_and_photographs_are_found_where_a_download_has_them(tmp_path, lay
         assert one.photo.name.split("/")[-1] == f"{TENCH}_{number}.JPEG"
 
 
+def test_the_folder_tells_the_class_where_the_name_does_not(tmp_path):
+    files = PartImageNetFiles()
+    for number, split in enumerate(files.splits.values()):
+        split.label(split.photo(f"{TENCH}/a_tench_{number}.JPEG"), CATEGORY["Fish Body"])
+    labels = read_all(PartImageNetReader(files.write(tmp_path), classes=158, find_photos=False))
+    assert [one.photo.objects[0].class_name for one in labels] == [TENCH] * 3
+
+
 def test_photographs_may_lie_elsewhere_or_not_be_needed(tmp_path):
     folder = shared_classes(3).write(tmp_path / "in", images="../ILSVRC/train/{wnid}/{name}")
     with pytest.raises(PartDatasetError, match=r"images\[0\].*n01440764_1\.JPEG.*--images"):
@@ -260,12 +268,15 @@ def test_own_splits_are_refused_where_classes_have_nothing_to_learn_from(tmp_pat
 
 def test_counts_that_differ_from_the_published_ones_are_told(tmp_path):
     said: list[str] = []
-    reader = PartImageNetReader(disjoint_classes(3).write(tmp_path), say=said.append)
-    assert reader.count() == len(list(reader.entries())) == 15
+    files = disjoint_classes(2)
+    for wnid in (TENCH, VIZSLA, JEEP):
+        files.photo("train", wnid, "Body", "Body")
+    reader = PartImageNetReader(files.write(tmp_path), say=said.append)
+    assert reader.count() == len(list(reader.entries())) == 13
     assert [note.split(" (")[0] for note in said] == [
         "counts: 5 ImageNet classes, published are 158",
-        "counts: 15 photographs, published are 24,095",
-        "counts: 15 annotations, published are 111,960",
+        "counts: 13 photographs, published are 24,095",
+        "counts: 16 annotations, published are 111,960",
     ]
     assert all("issue 8" in note for note in said)
     assert Counts(158, 40, 24_095, 111_960).compare(PUBLISHED, "S") == [
