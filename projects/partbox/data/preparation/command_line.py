@@ -20,6 +20,7 @@ def add_preparation_arguments(
     *,
     defaults: PrepareOptions,
     own_splits: bool = False,
+    whole_photos: bool = False,
     labels: Sequence[str] = ("mask", "box", "none"),
 ) -> None:
     """Add the options of what is kept, how it is cut, split and written.
@@ -28,14 +29,18 @@ def add_preparation_arguments(
         parser: of the script.
         defaults: of the options.
         own_splits: whether the labels come with splits of their owner.
+        whole_photos: whether photographs stay whole, so that nothing can be said of objects.
         labels: choices of ``--labels``; the first is the default.
     """
-    _add_kept(parser.add_argument_group("what is kept"), defaults, labels)
-    _add_cropping(parser.add_argument_group("cropping"), defaults)
+    if whole_photos:
+        parser.set_defaults(min_side=0.0, min_area_share=0.0, margin=1.0)
+    _add_kept(parser.add_argument_group("what is kept"), defaults, labels, objects=not whole_photos)
+    cut = parser.add_argument_group("saving" if whole_photos else "cropping")
+    _add_cropping(cut, defaults, objects=not whole_photos)
     _add_running(parser.add_argument_group("splitting and running"), defaults, own_splits=own_splits)
 
 
-def _add_kept(kept: argparse._ArgumentGroup, defaults: PrepareOptions, labels: Sequence[str]) -> None:
+def _add_kept(kept: argparse._ArgumentGroup, defaults: PrepareOptions, labels: Sequence[str], *, objects: bool) -> None:
     kept.add_argument("--labels", choices=labels, default=labels[0], help="what parts are labelled with (%(default)s)")
     kept.add_argument(
         "--label-share",
@@ -45,33 +50,35 @@ def _add_kept(kept: argparse._ArgumentGroup, defaults: PrepareOptions, labels: S
         help="share of the training images that keep their part labels; larger shares hold smaller ones (1)",
     )
     kept.add_argument("--label-seed", type=int, default=0, metavar="N", help="of that choice (0)")
-    kept.add_argument(
-        "--min-side",
-        type=_at_least(0.0),
-        default=defaults.min_side,
-        metavar="PIXELS",
-        help="leave out objects with a shorter side (%(default)g)",
-    )
-    kept.add_argument(
-        "--min-area-share",
-        type=_share,
-        default=defaults.min_area_share,
-        metavar="SHARE",
-        help="leave out objects whose box covers less of the photograph (%(default)g)",
-    )
+    if objects:
+        kept.add_argument(
+            "--min-side",
+            type=_at_least(0.0),
+            default=defaults.min_side,
+            metavar="PIXELS",
+            help="leave out objects with a shorter side (%(default)g)",
+        )
+        kept.add_argument(
+            "--min-area-share",
+            type=_share,
+            default=defaults.min_area_share,
+            metavar="SHARE",
+            help="leave out objects whose box covers less of the photograph (%(default)g)",
+        )
     kept.add_argument(
         "--labels-only", action="store_true", help="write the labels and no image; photographs are not needed"
     )
 
 
-def _add_cropping(cut: argparse._ArgumentGroup, defaults: PrepareOptions) -> None:
-    cut.add_argument(
-        "--margin",
-        type=_at_least(1.0),
-        default=defaults.crops.margin,
-        metavar="FACTOR",
-        help="sides of a crop over those of its object (%(default)g)",
-    )
+def _add_cropping(cut: argparse._ArgumentGroup, defaults: PrepareOptions, *, objects: bool) -> None:
+    if objects:
+        cut.add_argument(
+            "--margin",
+            type=_at_least(1.0),
+            default=defaults.crops.margin,
+            metavar="FACTOR",
+            help="sides of a crop over those of its object (%(default)g)",
+        )
     cut.add_argument(
         "--max-side",
         type=_whole_number(1),
