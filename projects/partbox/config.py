@@ -19,6 +19,7 @@ def add_partbox_config(cfg: CfgNode) -> None:
 def _add_input(cfg: CfgNode) -> None:
     # Root folder of the datasets; the example data is generated below it on first use.
     cfg.DATASETS.ROOT = ""  # "" = $DETECTRON2_DATASETS, else datasets_root
+    # A registered name, or the path of a part-dataset file whose images lie in the folder "images" beside it.
     cfg.DATASETS.TRAIN = ("example_train",)
     # Datasets for validation during training (best checkpoint); TEST is never looked at before the end.
     cfg.DATASETS.VALIDATION = ("example_val",)

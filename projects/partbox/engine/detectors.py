@@ -13,6 +13,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.modeling import build_model
 from torch import nn
 
+from partbox.data.catalog import register_dataset_file
 from partbox.data.detection_augmentations import detection_training_mapper
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import IGNORE
@@ -95,6 +96,7 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
     """
     if len(names) != 1:
         raise ConfigError(f"{key} must name exactly one dataset, not {names}")
+    register_dataset_file(names[0])
     if names[0] not in DatasetCatalog.list():
         raise ConfigError(f"{key}: no dataset is registered as {names[0]!r}")
     try:
