@@ -32,6 +32,12 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.DATASETS.LABEL_BUDGET.BOX_SHARE = -1.0
     cfg.DATASETS.LABEL_BUDGET.SEED = 0  # of the choice of images, apart from SEED
 
+    # What predicted part labels count in training (tools/pseudo_label.py writes them): WEIGHT multiplies what an image
+    # with such labels adds to the part term. 1 = as much as an annotated image, 0 = as if it were not labelled.
+    cfg.DATASETS.PSEUDO_LABELS = CfgNode()
+    cfg.DATASETS.PSEUDO_LABELS.WEIGHT = 1.0
+    cfg.DATASETS.PSEUDO_LABELS.TIMES_SCORE = False  # multiply by the mean score of the image's parts, too
+
     # Images are RGB everywhere in partbox; the mapper divides by nothing, the model by 255.
     cfg.INPUT.FORMAT = "RGB"
     # (height, width) in pixels of what the network sees.

@@ -26,7 +26,7 @@ from partbox.evaluation.detectron2_subject import (
 from partbox.evaluation.semantic_evaluator import SemanticEvaluator
 
 from .checkpoint import load_weights, read_checkpoint
-from .checks import ConfigError, device_of
+from .checks import ConfigError, check_annotated, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
     """The records of the one dataset that a key of ``DATASETS`` names.
 
     Raises:
-        ConfigError: several datasets, one that nobody has registered, or one whose files are not there.
+        ConfigError: several datasets, one that nobody has registered, or one whose files are not there; predicted part
+            labels in ``DATASETS.TEST``.
     """
     if len(names) != 1:
         raise ConfigError(f"{key} must name exactly one dataset, not {names}")
@@ -106,6 +107,8 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
             f"{key}: {names[0]} is not on this machine, {error.filename} is missing; put it there, or set "
             "DETECTRON2_DATASETS to the folder of the datasets"
         ) from error
+    if key == "DATASETS.TEST":
+        check_annotated(records, key, names[0])
     return records
 
 
