@@ -238,6 +238,7 @@ def test_annotated_images_keep_their_entries_to_the_letter(run, teacher, plant, 
     assert min(entry["id"] for entry in new) > max(entry["id"] for entry in source["annotations"])
     assert all("segmentation" not in entry and entry["score"] > 0.9 for entry in new)
     assert document["info"]["pseudo_labels"]["label_budget"] is None
+    assert document["info"]["pseudo_labels"]["dataset"] == "mine/train.json"
     run("pseudo_label", *arguments, "--no-keep-true", "--output", tmp_path / "alone")
     alone, _ = read(tmp_path / "alone")
     assert {image["id"] for image in alone["images"]} == bare

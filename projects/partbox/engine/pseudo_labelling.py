@@ -308,7 +308,7 @@ def _choose(
     if records:
         document["criterion"] = {
             "name": f"F1 of part {'masks' if masks else 'boxes'} at IoU {options.iou:g}",
-            "dataset": options.labelled,
+            "dataset": _name(options.labelled),
             "images": len(records),
             "labelled_parts": sum(labelled.values()),
             **criterion(judged, sum(labelled.values()), thresholds),
@@ -344,7 +344,7 @@ def _origin(cfg: CfgNode, weights: str, options: PseudoLabelOptions) -> dict[str
     """Which model labelled which images; no path of this machine."""
     budget = label_budget(cfg) if options.dataset in cfg.DATASETS.TRAIN else None
     return {
-        "dataset": options.dataset,
+        "dataset": _name(options.dataset),
         "label_budget": None
         if budget is None
         else {"mask_share": budget.masks, "box_share": budget.boxes, "seed": budget.seed},
@@ -357,6 +357,11 @@ def _origin(cfg: CfgNode, weights: str, options: PseudoLabelOptions) -> dict[str
         "labels": options.labels,
         "parts": options.parts,
     }
+
+
+def _name(dataset: str) -> str:
+    """A dataset's name; of a file's path the last folder and the file, since the rest is this machine's."""
+    return "/".join(Path(dataset).parts[-2:]) if dataset.endswith(".json") else dataset
 
 
 def _counts(
