@@ -14,7 +14,7 @@ from torch.nn import functional
 from .denoising import matched_slots
 from .draws import Draws
 from .layers import widened
-from .losses import box_losses, focal_loss, mask_losses, uncertain_points
+from .losses import box_losses, focal_loss, mask_losses, times, uncertain_points
 from .matcher import HungarianMatcher, Pairs
 from .structures import Outputs, Predictions, Target
 
@@ -97,10 +97,20 @@ class Criterion(nn.Module):
         costs = self.matcher.costs
         return bool({"mask", "dice"} & set(self.settings.weights) or costs.mask or costs.dice)
 
-    def forward(self, outputs: Outputs, targets: Sequence[Target], draws: Draws) -> list[Term]:
+    def forward(
+        self, outputs: Outputs, targets: Sequence[Target], draws: Draws, weights: Tensor | None = None
+    ) -> list[Term]:
         """The terms, in the order final, its denoising queries, earlier layers, chosen tokens.
 
         Every output has a gradient, of zero where no term looks at it, as distributed training wants it.
+
+        Args:
+            outputs: of the model.
+            targets: of each image.
+            draws: of the points where masks are compared.
+            weights: (B,) multiplies what each image adds to every term, and not the number that terms are divided by:
+                each image counts weight times what it counted with a weight of 1, whatever the others' weights are.
+                None stands for ones.
         """
         number = _mean_over_processes(sum(len(target.labels) for target in targets), outputs.layers[-1].logits)
         kinds = tuple(self.settings.weights)
@@ -109,11 +119,11 @@ class Criterion(nn.Module):
         for stage, layer in self._stages(outputs):
             prediction = outputs.layers[layer]
             pairs = self.matcher(prediction, targets, stage, draws)
-            terms += self._judge(prediction, targets, pairs, number, stage, kinds, draws)
-            terms += self._judge_denoising(outputs, layer, targets, slots, number, stage, draws)
+            terms += self._judge(prediction, targets, pairs, number, stage, kinds, draws, weights)
+            terms += self._judge_denoising(outputs, layer, targets, slots, number, stage, draws, weights)
         if outputs.proposals is not None:
             pairs = self.matcher(outputs.proposals, targets, "interm", draws)
-            terms += self._judge(outputs.proposals, targets, pairs, number, "interm", kinds, draws)
+            terms += self._judge(outputs.proposals, targets, pairs, number, "interm", kinds, draws, weights)
         last = outputs.layers[-1]
         unseen = last.logits.sum() + last.boxes.sum() + (0.0 if last.masks is None else last.masks.sum())
         return [replace(terms[0], value=terms[0].value + 0.0 * unseen), *terms[1:]]
@@ -134,6 +144,7 @@ class Criterion(nn.Module):
         number: float,
         stage: str,
         draws: Draws,
+        weights: Tensor | None,
     ) -> list[Term]:
         kinds = tuple(kind for kind in self.settings.denoising_kinds if kind in self.settings.weights)
         skipped = stage != "final" and layer < self.settings.first_denoised
@@ -144,7 +155,7 @@ class Criterion(nn.Module):
             nothing = outputs.layers[layer].logits.sum() * 0.0
             return [Term(kind, name, nothing, self.settings.weights[kind]) for kind in kinds]
         total = number * outputs.noised.groups
-        return self._judge(outputs.denoising[layer], targets, slots, total, name, kinds, draws)
+        return self._judge(outputs.denoising[layer], targets, slots, total, name, kinds, draws, weights)
 
     def _judge(
         self,
@@ -155,30 +166,44 @@ class Criterion(nn.Module):
         stage: str,
         kinds: Sequence[str],
         draws: Draws,
+        weights: Tensor | None,
     ) -> list[Term]:
         images = torch.cat([torch.full_like(query, image) for image, (query, _) in enumerate(pairs)])
         queries = torch.cat([query for query, _ in pairs])
+        of_pairs = None if weights is None else weights[images]
         values: dict[str, Tensor] = {}
         if "ce" in kinds:
             labels = torch.cat([target.labels[row] for target, (_, row) in zip(targets, pairs, strict=True)])
-            values["ce"] = self._label_loss(predictions.logits, images, queries, labels, number)
+            values["ce"] = self._label_loss(predictions.logits, images, queries, labels, number, weights)
         if "bbox" in kinds or "giou" in kinds:
             wanted = torch.cat([target.boxes[row] for target, (_, row) in zip(targets, pairs, strict=True)])
-            distance, overlap = box_losses(predictions.boxes[images, queries], wanted)
+            distance, overlap = box_losses(predictions.boxes[images, queries], wanted, of_pairs)
             values |= {"bbox": distance / number, "giou": overlap / number}
         if "mask" in kinds or "dice" in kinds:
-            entropy, dice = self._mask_loss(predictions, targets, pairs, images, queries, stage, draws)
+            entropy, dice = self._mask_loss(predictions, targets, pairs, images, queries, stage, draws, of_pairs)
             values |= {"mask": entropy / number, "dice": dice / number}
         return [Term(kind, stage, values[kind], self.settings.weights[kind]) for kind in kinds if kind in values]
 
-    def _label_loss(self, logits: Tensor, images: Tensor, queries: Tensor, labels: Tensor, number: float) -> Tensor:
+    def _label_loss(
+        self,
+        logits: Tensor,
+        images: Tensor,
+        queries: Tensor,
+        labels: Tensor,
+        number: float,
+        weights: Tensor | None,
+    ) -> Tensor:
         nothing = self.settings.classes
         classes = torch.full(logits.shape[:2], nothing, dtype=torch.int64, device=logits.device)
         classes[images, queries] = labels
         if self.settings.softmax:
             # a weighted mean, so not divided by the number of objects
-            return functional.cross_entropy(widened(logits).transpose(1, 2), classes, self.empty_weight)
-        return focal_loss(widened(logits), classes) / number
+            scores = widened(logits).transpose(1, 2)
+            if weights is None:
+                return functional.cross_entropy(scores, classes, self.empty_weight)
+            entropy = functional.cross_entropy(scores, classes, self.empty_weight, reduction="none")
+            return times(entropy, weights).sum() / self.empty_weight[classes].sum()
+        return focal_loss(widened(logits), classes, weights) / number
 
     def _mask_loss(
         self,
@@ -189,6 +214,7 @@ class Criterion(nn.Module):
         queries: Tensor,
         stage: str,
         draws: Draws,
+        weights: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         if predictions.masks is None or any(target.masks is None for target in targets):
             raise ValueError("mask terms need masks, predicted and labelled; set their weights to 0 to train on boxes")
@@ -205,7 +231,7 @@ class Criterion(nn.Module):
         logits = point_sample(found[:, None], points, align_corners=False)[:, 0]
         with torch.no_grad():
             there = point_sample(wanted[:, None].to(found.dtype), points, align_corners=False)[:, 0]
-        return mask_losses(logits, there)
+        return mask_losses(logits, there, weights)
 
 
 def _mean_over_processes(count: int, like: Tensor) -> float:

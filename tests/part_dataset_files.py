@@ -41,7 +41,8 @@ def uncompressed(mask: np.ndarray) -> dict[str, Any]:
 def valid_document() -> Document:
     """Two classes, four parts, six images with 9 annotations: polygons, both kinds of RLE, boxes, nothing.
 
-    images: 0 dog, all masks; 1 dog, one mask and one box; 2 car, boxes; 3 car, "none"; 4 dog, no part; 5 car, "mask".
+    images: 0 dog, all masks; 1 dog, one mask and one box; 2 car, boxes; 3 car, "none"; 4 dog, no part; 5 car, "mask",
+    predicted by a model.
     """
     images = [
         {"id": 10, "file_name": "dogs/a.png", "width": 24, "height": 16, "class_id": 7, "source_image": "photo1"},
@@ -51,6 +52,7 @@ def valid_document() -> Document:
         {"id": 14, "file_name": "e.png", "width": 9, "height": 7, "class_id": 7},
         {"id": 15, "file_name": "f.jpg", "width": 30, "height": 12, "class_id": 5, "part_labels": "mask"},
     ]
+    images[5]["label_source"] = "predicted"
     head, wheel = [2.0, 3.0, 10.0, 8.0], [5.0, 1.0, 9.0, 9.0]
     triangle = [2, 3, 12.0, 3, 7, 11]
     large = [0, 0, 29, 0, 15, 12]
@@ -67,6 +69,7 @@ def valid_document() -> Document:
         {"id": 108, "image_id": 15, "category_id": 4, "bbox": wheel, "segmentation": uncompressed(oval)},
         {"id": 109, "image_id": 15, "category_id": 3, "bbox": [0, 0, 29.5, 12], "segmentation": [large, square]},
     ]
+    annotations[7]["score"], annotations[8]["score"] = 0.75, 1
     return {
         "info": {"note": "made by a test"},
         "licenses": [],
@@ -88,6 +91,7 @@ def string_id_document() -> Document:
     for image in document["images"]:
         image["id"] = f"img-{image['id']}"
         image.pop("part_labels", None)
+        image.pop("label_source", None)
     for annotation in document["annotations"]:
         annotation["image_id"] = f"img-{annotation['image_id']}"
         annotation.pop("segmentation", None)

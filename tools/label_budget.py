@@ -33,7 +33,7 @@ import partbox
 from partbox.data import PartDatasetError
 from partbox.data.label_budget import SECONDS_PER_BOX, SECONDS_PER_MASK
 from partbox.engine.checks import ConfigError
-from partbox.engine.label_budget_sweep import SweepFailed, summarise, sweep_runs, train_all
+from partbox.engine.label_budget_sweep import SweepFailed, check_dataset, summarise, sweep_runs, train_all
 from partbox.engine.parts_of_work import parse_part
 from partbox.engine.setup import load_config
 from partbox.report.label_budget_report import label_budget_table, save_label_budget_report
@@ -103,6 +103,7 @@ def main() -> None:
     if arguments.dry_run:
         print("\n".join(f"{run.name}: {' '.join(run.options)}" for run in mine))
         return
+    check_dataset(cfg)
     train_all(
         mine, SCRIPT, arguments.config_file, arguments.output, arguments.options, workers=arguments.workers, say=_say
     )

@@ -61,7 +61,7 @@ from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
-from partbox.engine.training_records import within_budget
+from partbox.engine.training_records import training_records
 from partbox.evaluation.record_files import RecordsError, writing
 from partbox.experiments import ExperimentError, describe_experiment
 from partbox.report.example_pictures import save_example_pictures
@@ -101,7 +101,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(cfg: CfgNode, *, resume: bool) -> str:
     """Train; the path of the weights to evaluate."""
-    records = within_budget(cfg, load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN").records, cfg.DATASETS.TRAIN[0])
+    dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    records = training_records(cfg, dataset.records, cfg.DATASETS.TRAIN[0])
     model = build_classifier(cfg)
     check_attackable(cfg, model, training=True)
     logger.info("Part labels used: of %d of %d images", check_supervision(cfg, model, records), len(records))

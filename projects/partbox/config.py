@@ -19,6 +19,7 @@ def add_partbox_config(cfg: CfgNode) -> None:
 def _add_input(cfg: CfgNode) -> None:
     # Root folder of the datasets; the example data is generated below it on first use.
     cfg.DATASETS.ROOT = ""  # "" = $DETECTRON2_DATASETS, else datasets_root
+    # A registered name, or the path of a part-dataset file whose images lie in the folder "images" beside it.
     cfg.DATASETS.TRAIN = ("example_train",)
     # Datasets for validation during training (best checkpoint); TEST is never looked at before the end.
     cfg.DATASETS.VALIDATION = ("example_val",)
@@ -30,6 +31,12 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.DATASETS.LABEL_BUDGET.MASK_SHARE = -1.0
     cfg.DATASETS.LABEL_BUDGET.BOX_SHARE = -1.0
     cfg.DATASETS.LABEL_BUDGET.SEED = 0  # of the choice of images, apart from SEED
+
+    # What predicted part labels count in training (tools/pseudo_label.py writes them): WEIGHT multiplies what an image
+    # with such labels adds to the part term. 1 = as much as an annotated image, 0 = as if it were not labelled.
+    cfg.DATASETS.PSEUDO_LABELS = CfgNode()
+    cfg.DATASETS.PSEUDO_LABELS.WEIGHT = 1.0
+    cfg.DATASETS.PSEUDO_LABELS.TIMES_SCORE = False  # multiply by the mean score of the image's parts, too
 
     # Images are RGB everywhere in partbox; the mapper divides by nothing, the model by 255.
     cfg.INPUT.FORMAT = "RGB"

@@ -12,6 +12,7 @@ from part_dataset_files import valid_document, write_dataset
 
 from partbox.data import PartDatasetError, get_part_dataset, register_builtin_datasets, register_part_dataset
 from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+from partbox.engine.detectors import records_of
 
 NAME = "test_catalog_train"
 BUILTIN = [f"{dataset}_{split}" for dataset in BUILTIN_DATASETS for split in SPLITS]
@@ -67,6 +68,19 @@ def test_same_registration_again_is_fine(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     register_part_dataset(NAME, "train.json", "images")
     assert get_part_dataset(NAME) is dataset
+
+
+def test_the_path_of_a_file_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    json_file, _ = write_dataset(tmp_path / "mine", valid_document())
+    dataset = get_part_dataset(str(json_file))
+    assert [Path(record["file_name"]).parent.name for record in dataset.records[:2]] == ["dogs", "dogs"]
+    assert MetadataCatalog.get(str(json_file)).class_names == ["dog", "car"]
+    monkeypatch.chdir(tmp_path)
+    assert [record["image_id"] for record in records_of(("mine/train.json",), "DATASETS.TRAIN")][:2] == [10, 11]
+    with pytest.raises(PartDatasetError, match=r"absent\.json: file: does not exist"):
+        get_part_dataset("absent.json")
+    with pytest.raises(PartDatasetError, match="no part dataset has this name"):
+        get_part_dataset("absent")
 
 
 def test_other_files_under_a_used_name_are_refused(tmp_path: Path) -> None:

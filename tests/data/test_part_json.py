@@ -120,6 +120,24 @@ REFUSALS: list[tuple[str, Change, str, str]] = [
     ("part_labels_unknown", put("images", 0, "part_labels", "masks"), ENTRY_I0, 'part_labels must be|"masks"'),
     ("part_labels_misspelt", put("images", 0, "part_label", "none"), ENTRY_I0, 'key "part_label" would be ignored'),
     ("source_image_misspelt", put("images", 0, "source_img", "x"), ENTRY_I0, 'write "source_image"'),
+    ("label_source_unknown", put("images", 0, "label_source", "model"), ENTRY_I0, 'label_source must be|"model"'),
+    ("label_source_null", put("images", 0, "label_source", None), ENTRY_I0, "label_source must be|null"),
+    ("label_source_misspelt", put("images", 0, "label_sources", "x"), ENTRY_I0, 'write "label_source"'),
+    ("label_source_misplaced", put(*A4, "label_source", "predicted"), ENTRY_A4, "belongs to images"),
+    (
+        "predicted_none",
+        put("images", 3, "label_source", "predicted"),
+        "images[3]",
+        'part_labels must be "mask" or "box"',
+    ),
+    ("predicted_unsaid", put("images", 0, "label_source", "predicted"), ENTRY_I0, "part_labels must be"),
+    ("score_missing", drop(*RUNS[:2], "score"), ENTRY_RUNS, "the annotation has no score"),
+    ("score_above_one", put(*RUNS[:2], "score", 1.01), ENTRY_RUNS, "score must be a number in [0, 1], is 1.01"),
+    ("score_negative", put(*RUNS[:2], "score", -1e-9), ENTRY_RUNS, "score must be a number in [0, 1]"),
+    ("score_nan", put(*RUNS[:2], "score", NAN), ENTRY_RUNS, "score must be a number in [0, 1], is nan"),
+    ("score_bool", put(*RUNS[:2], "score", True), ENTRY_RUNS, "score must be a number in [0, 1], is true"),
+    ("score_text", put(*RUNS[:2], "score", "0.5"), ENTRY_RUNS, "score must be a number in [0, 1]"),
+    ("score_misspelt", put(*RUNS[:2], "scores", 0.5), ENTRY_RUNS, 'write "score"'),
     ("annotation_is_list", put(*A0, []), "annotations[0]", "must be an object"),
     ("annotation_id_missing", drop(*A0, "id"), "annotations[0]", '"id" is missing'),
     ("annotation_id_zero", put(*A0, "id", 0), "annotations[0] (id 0)", "id must lie in [1,"),
@@ -307,6 +325,8 @@ def test_records(tmp_path: Path) -> None:
     assert [record["label"] for record in dataset.records] == [0, 0, 1, 1, 0, 1]
     assert [record["part_labels"] for record in dataset.records] == ["mask", "box", "box", "none", "mask", "mask"]
     assert [record["source_image"] for record in dataset.records] == ["photo1", None, None, None, None, None]
+    assert [record["label_source"] for record in dataset.records] == ["annotated"] * 5 + ["predicted"]
+    assert [part.get("score") for part in dataset.records[5]["annotations"]] == [0.75, 1.0]
     first = dataset.records[0]
     assert (first["file_name"], first["width"], first["height"]) == (str(root / "dogs/a.png"), 24, 16)
     assert first["annotations"][0] == {
@@ -377,6 +397,8 @@ def test_boxes_are_clipped(tmp_path: Path, given: list[float], kept: list[float]
     "change",
     [
         put("annotations", 0, "score", 0.5),
+        put("annotations", 0, "score", {"not": "read in images whose labels are annotated"}),
+        put("images", 5, "label_source", "annotated"),
         put("annotations", 0, "attributes", {"deep": [{"deeper": {}}]}),
         put("annotations", 0, "segmentation_mask", "x"),
         put("annotations", 3, "iscrowd", False),

@@ -36,6 +36,7 @@ EXTREMES: list[Any] = [
     *([], {}, [[]], [{}], [None], {"id": 1}, [1, 2, 3, 4], [[0, 0, 5, 0, 5, 5]], {"size": [16, 24], "counts": "0"}),
 ]
 KEYS = ("id", "bbox", "segmentation", "part_label", "partlabels", "source_img", "object_ids", "iscrowd", "note", "")
+KEYS += ("label_source", "score")
 
 
 # ---------------------------------------------------------------- damage
@@ -172,9 +173,12 @@ def assert_complete(dataset: PartDataset, text: bytes) -> None:
     for record in dataset.records:
         assert len(record["annotations"]) == expected[record["image_id"]]
         assert record["part_labels"] in ("mask", "box", "none")
+        assert record["label_source"] in ("annotated", "predicted")
         for part in record["annotations"]:
             x, y, w, h = part["bbox"]
             assert all(map(math.isfinite, part["bbox"]))
+            assert ("score" in part) == (record["label_source"] == "predicted")
+            assert 0 <= part.get("score", 0) <= 1
             assert min(x, y) >= 0
             assert min(w, h) > 0
             assert x + w <= record["width"] * (1 + 1e-12)

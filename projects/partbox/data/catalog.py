@@ -107,17 +107,27 @@ def unregister_part_dataset(name: str) -> None:
         MetadataCatalog.remove(name)
 
 
+def register_dataset_file(name: str) -> None:
+    """Register a name that is the path of a part-dataset file, ``.../train.json``; do nothing for any other name.
+
+    Its images are those of ``images`` beside it, the layout of every prepared dataset.
+    """
+    if name.endswith(".json") and name not in DatasetCatalog:
+        register_part_dataset(name, name, Path(name).parent / "images")
+
+
 def get_part_dataset(name: str, verify_images: VerifyLevel = "header") -> PartDataset:
     """A registered part dataset; read at the first call and kept.
 
     Args:
-        name: as registered.
+        name: as registered, or the path of a file, see :func:`register_dataset_file`.
         verify_images: as for :func:`load_part_dataset`. "header" finds missing, truncated and wrongly sized images;
             "decode" takes minutes for 100,000 photographs and is meant for the first look at new data.
 
     Raises:
         PartDatasetError: for an unknown name, a missing file (saying which script makes it), a wrong file.
     """
+    register_dataset_file(name)
     source = DatasetCatalog.data.get(name)
     if not isinstance(source, _Source):
         names = [known for known in DatasetCatalog.list() if isinstance(DatasetCatalog[known], _Source)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .part_json_types import PartDatasetError
+from .pseudo_labels import is_predicted
 
 SECONDS_PER_BOX = 34.5
 """One high-quality box drawn the usual way, for ILSVRC (Su et al. 2012, quoted by Papadopoulos et al. 2017)."""
@@ -30,7 +31,8 @@ class LabelBudget:
     Which images these are depends on (seed, photograph, class) only, and grows with the shares: the images with masks
     at 10 % have masks at 25 % too. In a dataset whose labelled images are all of one kind, an image that is labelled in
     one budget is labelled in any with no smaller share of masks and no smaller sum of both, and no worse. Each class
-    gets its share to within one image.
+    gets its share to within one image. Images whose labels a model predicted are no part of the shares and keep their
+    labels: a budget is about labels that somebody is paid for.
 
     Attributes:
         masks: share of the labelled images with masks, in [0, 1].
@@ -57,7 +59,7 @@ class LabelBudget:
         """The records with the labels that the budget pays for, in the same order.
 
         Args:
-            records: of a part dataset; those without part labels stay as they are.
+            records: of a part dataset; those without part labels, or with predicted ones, stay as they are.
             source: what they are called in messages.
 
         Raises:
@@ -78,7 +80,7 @@ class LabelBudget:
         boxes = set(rest[: round((self.masks + self.boxes) * len(order)) - wanted])
         kept = []
         for index, record in enumerate(records):
-            if index in masks or record["part_labels"] == "none":
+            if index in masks or not _is_bought(record):
                 kept.append(record)
             else:
                 kept.append(
@@ -87,11 +89,16 @@ class LabelBudget:
         return kept
 
 
+def _is_bought(record: Mapping[str, Any]) -> bool:
+    """Whether somebody labelled the image's parts, who wants to be paid for it."""
+    return record["part_labels"] != "none" and not is_predicted(record)
+
+
 def _in_order(records: Sequence[Record], seed: int) -> list[int]:
-    """Indices of the labelled images; each beginning of the list has each class's share to within one image."""
+    """Indices of the bought images; each beginning of the list has each class's share to within one image."""
     by_class: dict[int, list[tuple[bytes, str, int]]] = defaultdict(list)
     for index, record in enumerate(records):
-        if record["part_labels"] != "none":
+        if _is_bought(record):
             name = f"{record.get('source_image') or ''}|{record['image_id']}"
             by_class[record["label"]].append((budget_draw(seed, name), name, index))
     placed = []
@@ -134,7 +141,11 @@ def label_cost(
     seconds_per_box: float = SECONDS_PER_BOX,
     seconds_per_mask: float = SECONDS_PER_MASK,
 ) -> LabelCost:
-    """Cost of the part labels of records: each labelled part takes its seconds; a look at an image takes none."""
-    parts = {kind: [len(r["annotations"]) for r in records if r["part_labels"] == kind] for kind in ("mask", "box")}
+    """Cost of the part labels of records: each labelled part takes its seconds; a look at an image takes none.
+
+    Predicted labels cost nothing and are not counted.
+    """
+    bought = [record for record in records if _is_bought(record)]
+    parts = {kind: [len(r["annotations"]) for r in bought if r["part_labels"] == kind] for kind in ("mask", "box")}
     seconds = sum(parts["mask"]) * seconds_per_mask + sum(parts["box"]) * seconds_per_box
     return LabelCost(len(parts["mask"]), len(parts["box"]), sum(parts["mask"]), sum(parts["box"]), seconds / 3600)

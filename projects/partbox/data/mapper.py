@@ -29,8 +29,8 @@ class PartDatasetMapper:
 
     The result is a dict with ``image`` (3, H, W) uint8 RGB, ``part_map`` (H, W) int64 (0 = background, 1 + part,
     -1 = not labelled), ``label`` int, and the record's ``image_id``, ``file_name``, ``height``, ``width``,
-    ``part_labels``; test samples keep ``annotations`` for evaluators. For detectors there is also ``instances``, the
-    labelled parts as objects, absent where the parts are not labelled.
+    ``part_labels`` and, where it has one, ``part_weight``; test samples keep ``annotations`` for evaluators. For
+    detectors there is also ``instances``, the labelled parts as objects, absent where the parts are not labelled.
 
     Args:
         size: (height, width) of the result in pixels.
@@ -91,6 +91,8 @@ class PartDatasetMapper:
                 record["file_name"], f"image {record['image_id']}", f"unreadable: {error}"
             ) from error
         sample = {key: record[key] for key in ("image_id", "file_name", "height", "width", "label", "part_labels")}
+        if "part_weight" in record:
+            sample["part_weight"] = record["part_weight"]
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if self.part_maps:
             sample["part_map"] = self._part_map(record, transforms)

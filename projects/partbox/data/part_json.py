@@ -2,11 +2,13 @@
 
     {"classes": [{"id", "name"}],
      "categories": [{"id", "name", "supercategory": name of a class}],
-     "images": [{"id", "file_name", "width", "height", "class_id", "source_image"?, "part_labels"?}],
-     "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation"?, "object_id"?}]}
+     "images": [{"id", "file_name", "width", "height", "class_id", "source_image"?, "part_labels"?,
+                 "label_source"?}],
+     "annotations": [{"id", "image_id", "category_id", "bbox": [x, y, w, h], "segmentation"?, "object_id"?, "score"?}]}
 
 ``part_labels`` is "mask", "box" or "none" (not labelled); :func:`partbox.data.part_json_checks.infer_part_labels` says
-what is assumed where it is absent. Keys that COCO or a tool adds (info, area, iscrowd, score...) may be there.
+what is assumed where it is absent. ``label_source`` is "annotated" (the default) or "predicted": by a model, with a
+``score`` for each annotation. Keys that COCO or a tool adds (info, area, iscrowd...) may be there.
 """
 
 from __future__ import annotations
@@ -126,6 +128,7 @@ def _build_records(document: Any, checked: CheckedDocument, root: Path) -> list[
                 "width": image["width"],
                 "label": labels[index],
                 "part_labels": checked.part_labels[index],
+                "label_source": checked.images.label_sources[index],
                 "source_image": image.get("source_image"),
                 "annotations": [],
             }
@@ -147,5 +150,7 @@ def _build_records(document: Any, checked: CheckedDocument, root: Path) -> list[
             part["segmentation"] = compress_rle(annotation["segmentation"])
         if "object_id" in annotation:
             part["object_id"] = annotation["object_id"]
+        if records[row]["label_source"] == "predicted":
+            part["score"] = float(annotation["score"])
         records[row]["annotations"].append(part)
     return records

@@ -48,6 +48,7 @@ class AnnotationTables:
         image_sizes: (N, 2) float64, width and height in pixels.
         image_class: (N,) int64, index of the class.
         image_labels: (N,) int8, position of ``part_labels`` in PART_LABELS, -1 where the image does not say.
+        image_predicted: (N,) bool, whether a model made the labels; each of them has a score then.
         category_index: id of a category -> its index.
         category_class: (P,) int64, index of the class.
         class_names: the K names, for errors.
@@ -58,6 +59,7 @@ class AnnotationTables:
     image_sizes: np.ndarray
     image_class: np.ndarray
     image_labels: np.ndarray
+    image_predicted: np.ndarray
     category_index: Mapping[int, int]
     category_class: np.ndarray
     class_names: tuple[str, ...]
@@ -189,6 +191,8 @@ def _check_one(entry: Entry, tables: AnnotationTables) -> tuple[int, int, int, n
     box = _check_box(entry, tables.image_sizes[row])
     has_mask = "segmentation" in entry.value
     _check_declared(entry, int(tables.image_labels[row]), has_mask)
+    if tables.image_predicted[row]:
+        _check_score(entry)
     if has_mask:
         width, height = tables.image_sizes[row].tolist()
         segmentation = entry.value["segmentation"]
@@ -252,6 +256,14 @@ def _check_declared(entry: Entry, label: int, has_mask: bool) -> None:
         raise entry.error('its image says part_labels "mask", yet the annotation has no segmentation', fix)
 
 
+def _check_score(entry: Entry) -> None:
+    if "score" not in entry.value:
+        raise entry.error('its image says label_source "predicted", yet the annotation has no score')
+    score = entry.value["score"]
+    if not is_number(score) or not 0 <= score <= 1:
+        raise entry.error(f"score must be a number in [0, 1], is {describe(score)}")
+
+
 # ---------------------------------------------------------------- the fast path
 
 
@@ -286,6 +298,9 @@ def _check_fast(chunk: list[Any], tables: AnnotationTables) -> AnnotationColumns
 
 def _check_columns(columns: AnnotationColumns, chunk: list[Any], tables: AnnotationTables) -> AnnotationColumns | None:
     """The rules that tie annotations to their images and masks; None where one may be broken."""
+    predicted = np.flatnonzero(tables.image_predicted[columns.image_row])
+    if not _scores_pass([chunk[index].get("score") for index in predicted.tolist()]):
+        return None
     sizes = tables.image_sizes[columns.image_row]
     labels = tables.image_labels[columns.image_row]
     wrong = tables.category_class[columns.category] != tables.image_class[columns.image_row]
@@ -308,6 +323,11 @@ def _box_array(boxes: list[Any]) -> np.ndarray | None:
     numbers = list(chain.from_iterable(boxes))
     array = float_array(numbers) if set(map(type, numbers)) <= {int, float} else None
     return None if array is None else array.reshape(-1, 4)
+
+
+def _scores_pass(scores: list[Any]) -> bool:
+    array = float_array(scores) if set(map(type, scores)) <= {int, float} else None
+    return array is not None and bool(((array >= 0) & (array <= 1)).all())
 
 
 def _optional_fields_pass(chunk: list[Any]) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from .part_json_annotations import AnnotationColumns, AnnotationTables, check_annotations
 from .part_json_entry import Entry, check_keys, describe, near_matches
-from .part_json_types import PART_LABELS, PartCategory, PartDatasetError
+from .part_json_types import LABEL_SOURCES, PART_LABELS, PartCategory, PartDatasetError
 
 MAX_SIDE = 65_535
 """Largest width or height of an image, in pixels (the limit of JPEG)."""
@@ -34,6 +34,7 @@ class ImageColumns:
         sizes: (N, 2) float64, width and height in pixels.
         class_index: (N,) int64, contiguous index of the class.
         declared_labels: the image's ``part_labels``, None where the file leaves it out.
+        label_sources: the image's ``label_source``, "annotated" where the file leaves it out.
     """
 
     ids: list[int | str]
@@ -41,6 +42,7 @@ class ImageColumns:
     sizes: np.ndarray
     class_index: np.ndarray
     declared_labels: list[str | None]
+    label_sources: list[str]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def check_document(document: object, file: str, *, fast: bool = True) -> Checked
         image_sizes=images.sizes,
         image_class=images.class_index,
         image_labels=np.array([_LABEL_CODE[label] for label in images.declared_labels], dtype=np.int8),
+        image_predicted=np.array([source == "predicted" for source in images.label_sources]),
         category_index={category.id: index for index, category in enumerate(categories)},
         category_class=np.array([category.class_index for category in categories], dtype=np.int64),
         class_names=class_names,
@@ -168,7 +171,7 @@ def _check_categories(categories: list[Any], class_names: tuple[str, ...], file:
 def _check_images(images: list[Any], class_ids: tuple[int, ...], file: str) -> ImageColumns:
     class_index = {class_id: index for index, class_id in enumerate(class_ids)}
     ids, names = _Unique("id"), _Unique("file_name")
-    columns = ImageColumns([], [], np.empty((len(images), 2)), np.empty(len(images), dtype=np.int64), [])
+    columns = ImageColumns([], [], np.empty((len(images), 2)), np.empty(len(images), dtype=np.int64), [], [])
     for index, value in enumerate(images):
         entry = Entry(file, "images", index, value)
         image_id, name = entry.identifier("id"), _image_name(entry)
@@ -183,21 +186,27 @@ def _check_images(images: list[Any], class_ids: tuple[int, ...], file: str) -> I
         columns.names.append(name)
         columns.sizes[index] = entry.integer("width", 1, MAX_SIDE), entry.integer("height", 1, MAX_SIDE)
         columns.class_index[index] = class_index[class_id]
-        columns.declared_labels.append(_optional_fields(entry))
+        label, source = _optional_fields(entry)
+        columns.declared_labels.append(label)
+        columns.label_sources.append(source)
     check_keys(file, "images", images)
     return columns
 
 
-def _optional_fields(entry: Entry) -> str | None:
-    """Check ``source_image`` and ``part_labels``; the latter is returned, None if absent."""
+def _optional_fields(entry: Entry) -> tuple[str | None, str]:
+    """Check ``source_image``, ``part_labels`` (returned, None if absent) and ``label_source`` (returned)."""
     if "source_image" in entry.value:
         entry.text("source_image")
-    if "part_labels" not in entry.value:
-        return None
-    label = entry.value["part_labels"]
-    if type(label) is not str or label not in PART_LABELS:
+    label = entry.value.get("part_labels")
+    if "part_labels" in entry.value and (type(label) is not str or label not in PART_LABELS):
         raise entry.error(f'part_labels must be "mask", "box" or "none", is {describe(label)}')
-    return label
+    source = entry.value.get("label_source", LABEL_SOURCES[0])
+    if type(source) is not str or source not in LABEL_SOURCES:
+        raise entry.error(f'label_source must be "annotated" or "predicted", is {describe(source)}')
+    # what is assumed of an image that does not say it is about what people labelled
+    if source == "predicted" and label not in ("mask", "box"):
+        raise entry.error('label_source is "predicted", so part_labels must be "mask" or "box"')
+    return label, source
 
 
 def _image_name(entry: Entry) -> str:

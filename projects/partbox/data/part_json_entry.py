@@ -18,8 +18,8 @@ NUMBER_LIMIT = 2**53
 """Pixel numbers lie in (-2**53, 2**53), so that sums and products of them stay finite."""
 
 OPTIONAL_KEYS: Mapping[str, tuple[str, ...]] = {
-    "images": ("source_image", "part_labels"),
-    "annotations": ("segmentation", "object_id", "iscrowd"),
+    "images": ("source_image", "part_labels", "label_source"),
+    "annotations": ("segmentation", "object_id", "iscrowd", "score"),
 }
 """Keys an entry may leave out. A misspelt one would be ignored in silence, so look-alikes are refused."""
 

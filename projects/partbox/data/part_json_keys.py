@@ -73,7 +73,7 @@ def _count_keys(document: dict[str, Any]) -> int:
 _PLAIN_KEYS: dict[str, set[str]] = {
     "classes": {"id", "name"},
     "categories": {"id", "name", "supercategory"},
-    "images": {"id", "file_name", "width", "height", "class_id", "source_image", "part_labels"},
+    "images": {"id", "file_name", "width", "height", "class_id", "source_image", "part_labels", "label_source"},
     "annotations": {"id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation", "object_id"},
 }
 """Keys whose values are known to hold no object once a document is checked (a segmentation apart)."""

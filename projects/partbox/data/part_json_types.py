@@ -12,6 +12,10 @@ PART_LABELS = ("mask", "box", "none")
 """What an image's parts are labelled with. "none" is "nobody labelled it", not "no part is visible"."""
 
 
+LABEL_SOURCES = ("annotated", "predicted")
+"""Where an image's part labels come from: somebody's work, or a model (pseudo-labels)."""
+
+
 class PartDatasetError(ValueError):
     """A part dataset that cannot be used as it is.
 
@@ -63,10 +67,11 @@ class PartDataset:
         categories: the P parts.
         records: one dict an image, in detectron2's standard format: ``file_name`` (absolute path), ``image_id`` (int or
             str, as in the file), ``height``, ``width`` (pixels, after EXIF orientation), ``label`` (index of the
-            class), ``part_labels`` ("mask" | "box" | "none"), ``source_image`` (str or None), ``annotations``: dicts
-            with ``bbox`` ([x, y, w, h] floats in pixels, inside the image), ``bbox_mode`` (``BoxMode.XYWH_ABS``),
-            ``category_id`` (index into ``categories``), ``iscrowd`` 0, and where the file has them ``segmentation``
-            (list of polygons, or compressed RLE) and ``object_id``.
+            class), ``part_labels`` ("mask" | "box" | "none"), ``label_source`` ("annotated" | "predicted"),
+            ``source_image`` (str or None), ``annotations``: dicts with ``bbox`` ([x, y, w, h] floats in pixels, inside
+            the image), ``bbox_mode`` (``BoxMode.XYWH_ABS``), ``category_id`` (index into ``categories``), ``iscrowd``
+            0, ``score`` (float in [0, 1]) in images with predicted labels, and where the file has them
+            ``segmentation`` (list of polygons, or compressed RLE) and ``object_id``.
     """
 
     json_file: Path

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 
@@ -9,6 +12,7 @@ from partbox.attacks.parts import GOALS, REGIONS
 from partbox.data.detection_augmentations import AUGMENTATIONS
 from partbox.data.image_files import VERIFY_LEVELS
 from partbox.data.part_map import SUPERVISIONS
+from partbox.data.pseudo_labels import is_predicted
 
 
 class ConfigError(ValueError):
@@ -74,11 +78,28 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.MODEL.WEIGHTS_EXCEPT and not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS_EXCEPT names what to leave out of weights, and MODEL.WEIGHTS is empty")
+    weight = cfg.DATASETS.PSEUDO_LABELS.WEIGHT
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"DATASETS.PSEUDO_LABELS.WEIGHT must lie in [0, 1], not {weight}")
     if cfg.SOLVER.EMA.ENABLED and not 0 < cfg.SOLVER.EMA.DECAY < 1:
         raise ConfigError(f"SOLVER.EMA.DECAY must lie in (0, 1), not {cfg.SOLVER.EMA.DECAY}")
     if cfg.ADVERSARY.VALIDATION_STEPS < 1:
         raise ConfigError(f"ADVERSARY.VALIDATION_STEPS must be at least 1, not {cfg.ADVERSARY.VALIDATION_STEPS}")
     device_of(cfg)
+
+
+def check_annotated(records: Sequence[Mapping[str, Any]], key: str, name: str) -> None:
+    """Refuse a dataset for evaluation in which a model predicted part labels.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    predicted = sum(map(is_predicted, records))
+    if predicted:
+        raise ConfigError(
+            f"{key}: the part labels of {predicted} images of {name} are predicted, and agreement with predictions is "
+            "no result: name a dataset with annotated labels"
+        )
 
 
 def device_of(cfg: CfgNode) -> str:

@@ -13,6 +13,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.modeling import build_model
 from torch import nn
 
+from partbox.data.catalog import register_dataset_file
 from partbox.data.detection_augmentations import detection_training_mapper
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import IGNORE
@@ -25,7 +26,7 @@ from partbox.evaluation.detectron2_subject import (
 from partbox.evaluation.semantic_evaluator import SemanticEvaluator
 
 from .checkpoint import load_weights, read_checkpoint
-from .checks import ConfigError, device_of
+from .checks import ConfigError, check_annotated, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,12 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
     """The records of the one dataset that a key of ``DATASETS`` names.
 
     Raises:
-        ConfigError: several datasets, one that nobody has registered, or one whose files are not there.
+        ConfigError: several datasets, one that nobody has registered, or one whose files are not there; predicted part
+            labels in ``DATASETS.TEST``.
     """
     if len(names) != 1:
         raise ConfigError(f"{key} must name exactly one dataset, not {names}")
+    register_dataset_file(names[0])
     if names[0] not in DatasetCatalog.list():
         raise ConfigError(f"{key}: no dataset is registered as {names[0]!r}")
     try:
@@ -104,6 +107,8 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
             f"{key}: {names[0]} is not on this machine, {error.filename} is missing; put it there, or set "
             "DETECTRON2_DATASETS to the folder of the datasets"
         ) from error
+    if key == "DATASETS.TEST":
+        check_annotated(records, key, names[0])
     return records
 
 

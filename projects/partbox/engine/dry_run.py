@@ -25,7 +25,7 @@ from .checks import ConfigError
 from .evaluation_cost import cost_lines, self_check_lines
 from .objectives import AdversarialObjective
 from .setup import load_dataset
-from .training_records import within_budget
+from .training_records import training_records
 
 
 def training_passes(cfg: CfgNode) -> int:
@@ -46,7 +46,7 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
     check_attackable(cfg, model, training=not eval_only)
     if not eval_only:
         train = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-        records = within_budget(cfg, train.records, cfg.DATASETS.TRAIN[0])
+        records = training_records(cfg, train.records, cfg.DATASETS.TRAIN[0])
         _try_training(cfg, model, records)
         supervised = check_supervision(cfg, model, records)
         epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / len(records)

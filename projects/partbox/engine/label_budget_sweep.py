@@ -19,6 +19,7 @@ from partbox.files import write_text
 
 from .checks import ConfigError
 from .setup import load_dataset
+from .training_records import refuse_budget_of_predicted
 
 SUMMARY = "label_budget.json"
 
@@ -67,6 +68,17 @@ def sweep_runs(budgets: Sequence[tuple[float, float]], seeds: Sequence[int]) -> 
     if twice:
         raise ValueError(f"{twice[0]} is asked for twice")
     return runs
+
+
+def check_dataset(cfg: CfgNode) -> None:
+    """Refuse a training dataset that a sweep says nothing about, before the first training.
+
+    Raises:
+        ConfigError: it has predicted part labels.
+        PartDatasetError: it cannot be read.
+    """
+    dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    refuse_budget_of_predicted(dataset.records, cfg.DATASETS.TRAIN[0])
 
 
 def train_all(

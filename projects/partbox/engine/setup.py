@@ -16,7 +16,7 @@ from partbox.config import add_partbox_config
 from partbox.data import PartDataset, get_part_dataset
 from partbox.experiments import ExperimentError, experiment_config
 
-from .checks import ConfigError, check_config, value_of
+from .checks import ConfigError, check_annotated, check_config, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,11 +148,13 @@ def load_dataset(cfg: CfgNode, names: Sequence[str], what: str) -> PartDataset:
     """The one dataset of a split, checked, its names filled into or compared with the configuration.
 
     Raises:
-        ConfigError: not exactly one name, or other classes or parts.
+        ConfigError: not exactly one name, or other classes or parts; predicted part labels in ``DATASETS.TEST``.
         PartDatasetError: a broken file.
     """
     if len(names) != 1:
         raise ConfigError(f"{what} must name exactly one dataset, not {list(names)}")
     dataset = get_part_dataset(names[0], verify_images=cfg.INPUT.VERIFY_IMAGES)
     fill_names(cfg, dataset)
+    if what == "DATASETS.TEST":
+        check_annotated(dataset.records, what, names[0])
     return dataset

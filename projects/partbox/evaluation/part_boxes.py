@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,35 @@ from torch.nn import functional
 
 from .image_evaluator import ImageEvaluator, Measurement
 from .outputs import decode_output, encode_output
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected region of the pixels where a channel is the most probable one.
+
+    Attributes:
+        channel: from 1; the background (0) has no regions.
+        place: rows and columns of its bounding box.
+        inside: bool, which pixels of that box belong to it.
+        score: mean probability of the channel in it.
+    """
+
+    channel: int
+    place: tuple[slice, slice]
+    inside: np.ndarray
+    score: float
+
+
+def regions_of(probabilities: Tensor) -> Iterator[Region]:
+    """The regions of part probabilities (C, H, W), channel by channel, from top to bottom and from left to right."""
+    probability, winner = probabilities.max(dim=0)
+    for channel in winner.unique().tolist():
+        if channel == 0:
+            continue
+        regions, count = ndimage.label(winner.numpy() == channel)
+        scores = ndimage.mean(probability.numpy(), regions, np.arange(1, count + 1))
+        for number, (place, score) in enumerate(zip(ndimage.find_objects(regions), scores, strict=True), start=1):
+            yield Region(channel, place, regions[place] == number, float(score))
 
 
 def boxes_of_masks(part_probabilities: Tensor, image_size: tuple[int, int]) -> Instances:
@@ -43,16 +73,10 @@ def boxes_of_masks(part_probabilities: Tensor, image_size: tuple[int, int]) -> I
     enlarged = functional.interpolate(
         part_probabilities[None].float().cpu(), size=image_size, mode="bilinear", align_corners=False
     )[0]
-    probability, winner = enlarged.max(dim=0)
     found: list[tuple[list[int], float, int]] = []
-    for channel in winner.unique().tolist():
-        if channel == 0:
-            continue
-        regions, count = ndimage.label(winner.numpy() == channel)
-        scores = ndimage.mean(probability.numpy(), regions, np.arange(1, count + 1))
-        for region, score in zip(ndimage.find_objects(regions), scores, strict=True):
-            rows, columns = region
-            found.append(([columns.start, rows.start, columns.stop, rows.stop], float(score), channel - 1))
+    for region in regions_of(enlarged):
+        rows, columns = region.place
+        found.append(([columns.start, rows.start, columns.stop, rows.stop], region.score, region.channel - 1))
     instances = Instances(image_size)
     instances.pred_boxes = Boxes(torch.tensor([box for box, _, _ in found], dtype=torch.float32).reshape(-1, 4))
     instances.scores = torch.tensor([score for _, score, _ in found], dtype=torch.float32)

@@ -9,10 +9,21 @@ from torch.nn import functional
 from partbox.data.part_map import IGNORE
 
 
-def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool, focal: float = 0.0) -> Tensor:
+def part_loss(
+    mask_logits: Tensor,
+    part_maps: Tensor,
+    *,
+    at_image_size: bool,
+    focal: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy of the part masks, averaged over all labelled pixels of the batch; 0 without any.
 
-    A pixel or image without label adds nothing to the sum and nothing to the number of pixels it is divided by.
+    A pixel or image without label adds nothing to the sum and nothing to the number of pixels it is divided by. With
+    weights w of the images, the loss is sum over images of w * (sum over its labelled pixels) / (number of labelled
+    pixels of all images): an image adds w times what it would add with w = 1, in any batch, and its weight changes
+    nothing of what the others add. (A weighted mean, divided by the sum of the weights, would make the weight vanish in
+    a batch whose images all have the same.)
 
     Args:
         mask_logits: (B, 1 + P, h, w).
@@ -21,6 +32,7 @@ def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool, fo
             the centre of each cell.
         focal: weight each pixel by (1 - p)^focal, p the probability of its label (Lin et al. 2017, arXiv 1708.02002,
             equation 4, with a softmax); the average stays one over pixels.
+        weights: (B,) of the images; None stands for ones.
     """
     labelled = (part_maps != IGNORE).flatten(1).any(dim=1)
     if not bool(labelled.any()):
@@ -32,8 +44,11 @@ def part_loss(mask_logits: Tensor, part_maps: Tensor, *, at_image_size: bool, fo
         size = logits.shape[-2:]
         reduced = functional.interpolate(maps[:, None].double(), size=size, mode="nearest-exact")
         maps = reduced[:, 0].to(torch.int64)
-    if focal == 0:
+    if focal == 0 and weights is None:
         return functional.cross_entropy(logits, maps, ignore_index=IGNORE)
     losses = functional.cross_entropy(logits, maps, ignore_index=IGNORE, reduction="none")
-    weighted = (1 - torch.exp(-losses)).clamp_min(0) ** focal * losses
-    return weighted.sum() / (maps != IGNORE).sum()
+    if focal:
+        losses = (1 - torch.exp(-losses)).clamp_min(0) ** focal * losses
+    if weights is not None:
+        losses = losses * weights[labelled, None, None]
+    return losses.sum() / (maps != IGNORE).sum()

@@ -47,11 +47,14 @@ class PartTargets:
         labels: (B,) int64 class of each image.
         part_maps: (B, H, W) int64 part of each pixel, 0 = background, 1 + p = part p, -1 = not labelled.
         objects: the parts of each image as objects, for detectors; None for an image whose parts are not labelled.
+        part_weights: (B,) in (0, 1], what each image's part term counts (less than 1 for predicted labels); None stands
+            for ones.
     """
 
     labels: Tensor
     part_maps: Tensor
     objects: tuple[PartObjects | None, ...] = ()
+    part_weights: Tensor | None = None
 
 
 class PartClassifier(nn.Module):
@@ -240,11 +243,17 @@ class PartClassifier(nn.Module):
         if output.evidence is None:
             return {}
         if self.extractor is not None and self.extractor.learns_objects:
-            part = self.extractor.loss(output.evidence, targets.objects)
+            part = self.extractor.loss(output.evidence, targets.objects, targets.part_weights)
         else:
             maps = self.level_map(targets.part_maps)
             terms = [
-                part_loss(logits, maps, at_image_size=self.part_loss_at_image_size, focal=self.part_focal_gamma)
+                part_loss(
+                    logits,
+                    maps,
+                    at_image_size=self.part_loss_at_image_size,
+                    focal=self.part_focal_gamma,
+                    weights=targets.part_weights,
+                )
                 for logits in output.evidence.resolutions
             ]
             part = torch.stack(terms).mean()
@@ -262,7 +271,11 @@ class PartClassifier(nn.Module):
         return torch.stack([sample["image"] for sample in batch]).to(self.device).to(self.pixel_mean.dtype) / 255
 
     def targets_of(self, batch: Sequence[dict[str, Any]]) -> PartTargets:
-        """The batch's labels on the model's device; a sample without ``part_map`` has no part labels."""
+        """The batch's labels on the model's device; a sample without ``part_map`` has no part labels.
+
+        Raises:
+            ValueError: a ``part_weight`` outside (0, 1]; an image that shall not count has no part labels.
+        """
         labels = torch.tensor([sample["label"] for sample in batch], device=self.device)
         maps = [
             sample.get("part_map", torch.full(sample["image"].shape[-2:], IGNORE, dtype=torch.int64))
@@ -271,7 +284,16 @@ class PartClassifier(nn.Module):
         objects: tuple[PartObjects | None, ...] = ()
         if self.extractor is not None and self.extractor.learns_objects:
             objects = tuple(self._objects(sample.get("instances")) for sample in batch)
-        return PartTargets(labels, torch.stack(maps).to(self.device), objects)
+        return PartTargets(labels, torch.stack(maps).to(self.device), objects, self._part_weights(batch))
+
+    def _part_weights(self, batch: Sequence[dict[str, Any]]) -> Tensor | None:
+        """``part_weight`` of each sample, (B,); None where all are 1, so that the loss is the same to the last bit."""
+        weights = [float(sample.get("part_weight", 1.0)) for sample in batch]
+        if not all(0 < weight <= 1 for weight in weights):
+            raise ValueError(f"part_weight must lie in (0, 1], not {weights}")
+        if all(weight == 1 for weight in weights):
+            return None
+        return torch.tensor(weights, device=self.device, dtype=self.pixel_mean.dtype)
 
     def _objects(self, instances: Instances | None) -> PartObjects | None:
         """The labelled parts (boxes XYXY in pixels, classes at part level) of an image; None stays None."""
@@ -292,7 +314,7 @@ class PartClassifier(nn.Module):
 
         Args:
             batched_inputs: dicts with ``image`` (3, H, W) RGB in 0..255; in training also ``label`` and, where the
-                parts are labelled, ``part_map`` (H, W).
+                parts are labelled, ``part_map`` (H, W) and ``part_weight`` (1 where absent).
 
         Returns:
             Predictions hold ``label`` (int), ``probabilities`` (K,) and, after the extractor, ``part_probabilities``

@@ -68,6 +68,14 @@ class Extractor(nn.Module):
     def forward(self, inputs: ExtractorInputs) -> PartEvidence:
         raise NotImplementedError
 
-    def loss(self, evidence: PartEvidence, objects: Sequence[PartObjects | None]) -> Tensor:
-        """The extractor's own loss, a number; None stands for an image whose parts are not labelled."""
+    def loss(
+        self, evidence: PartEvidence, objects: Sequence[PartObjects | None], weights: Tensor | None = None
+    ) -> Tensor:
+        """The extractor's own loss, a number.
+
+        Args:
+            evidence: of a forward pass in training.
+            objects: of each image; None stands for an image whose parts are not labelled.
+            weights: (B,) multiplies what each image adds to the loss, and nothing else; None stands for ones.
+        """
         raise NotImplementedError

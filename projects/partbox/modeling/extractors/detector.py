@@ -112,8 +112,13 @@ class DetectorExtractor(Extractor):
             torch.zeros(0, height, width, dtype=torch.bool, device=images.device),
         )
 
-    def loss(self, evidence: PartEvidence, objects: Sequence[PartObjects | None]) -> Tensor:
-        """The weighted sum of the detection losses over the images whose parts are labelled; 0 without any."""
+    def loss(
+        self, evidence: PartEvidence, objects: Sequence[PartObjects | None], weights: Tensor | None = None
+    ) -> Tensor:
+        """The weighted sum of the detection losses over the images whose parts are labelled; 0 without any.
+
+        An image's weight multiplies what its queries add; the sum is divided by the number of objects in all images.
+        """
         outputs = evidence.training_outputs
         if outputs is None:
             raise ValueError("detection losses need a forward pass in training mode that was given the objects")
@@ -121,7 +126,8 @@ class DetectorExtractor(Extractor):
         if not rows:
             return outputs.layers[-1].logits.sum() * 0
         targets = [Target(one.channels, one.boxes, one.masks) for one in objects if one is not None]
-        terms = self.criterion(of_images(outputs, rows), targets, self.draws)
+        chosen = None if weights is None else weights[rows]
+        terms = self.criterion(of_images(outputs, rows), targets, self.draws, chosen)
         return torch.stack([term.value * term.weight for term in terms]).sum()
 
 
