@@ -47,6 +47,8 @@ def small_config(dataset: PartDataset, *options: str) -> CfgNode:
     return cfg
 
 
+_MASKED = ["MODEL.PART.HEAD.NAME", "masked_image"]
+
 MODELS = {
     "normal": ["MODEL.PART.EXTRACTOR.NAME", "none", "MODEL.PART.HEAD.NAME", "linear"],
     "part_box": ["MODEL.PART.HEAD.NAME", "part_box"],
@@ -57,8 +59,33 @@ MODELS = {
     "part_to_class_learned": ["MODEL.PART.HEAD.NAME", "part_to_class", "MODEL.PART.HEAD.LEARNED", "True"],
     "part_box_object": ["MODEL.PART.HEAD.NAME", "part_box", "MODEL.PART.EXTRACTOR.LEVEL", "object"],
     "part_pooling_fg": ["MODEL.PART.HEAD.NAME", "part_pooling", "MODEL.PART.EXTRACTOR.LEVEL", "fg"],
+    "part_box_group": ["MODEL.PART.HEAD.NAME", "part_box", "MODEL.PART.EXTRACTOR.LEVEL", "group"],
+    "part_box_keypoint": ["MODEL.PART.HEAD.NAME", "part_box", "MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1.0"],
+    "two_head_decoder": ["MODEL.PART.HEAD.NAME", "two_head_decoder"],
+    "masks": _MASKED,
+    "masks_detached": [*_MASKED, "MODEL.PART.HEAD.DETACH_MASKS", "True", "MODEL.PART.HEAD.MASK_TEMPERATURE", "0.5"],
+    "masks_concat": [*_MASKED, "MODEL.PART.HEAD.COMBINE", "concat", "MODEL.PART.HEAD.KEEP_BACKGROUND", "False"],
+    "masks_multiply": [*_MASKED, "MODEL.PART.HEAD.COMBINE", "multiply", "MODEL.PART.HEAD.SUM_BY_CLASS", "True"],
+    "masks_hard": [*_MASKED, "MODEL.PART.HEAD.HARD_MASKS", "True"],
+    "masks_hard_multiply": [
+        *[*_MASKED, "MODEL.PART.EXTRACTOR.LEVEL", "group", "MODEL.PART.HEAD.COMBINE", "multiply"],
+        *["MODEL.PART.HEAD.HARD_MASKS", "True", "MODEL.PART.HEAD.DETACH_MASKS", "True"],
+    ],
 }
 """Every model of the main job, as configuration options."""
+
+INEXACT = ("masks_hard", "masks_hard_multiply")
+"""Those whose gradient is an estimate."""
+
+ORACLES = {
+    "oracle_masks": [*_MASKED, "MODEL.PART.EXTRACTOR.NAME", "oracle"],
+    "oracle_concat": [*_MASKED, "MODEL.PART.EXTRACTOR.NAME", "oracle", "MODEL.PART.HEAD.COMBINE", "concat"],
+    "clean_masks": [*_MASKED, "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", "True"],
+    "clean_concat": [
+        *[*_MASKED, "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", "True", "MODEL.PART.HEAD.COMBINE", "concat"],
+    ],
+}
+"""Models whose evidence no attack can change; those named concat see the attacked image beside it."""
 
 _DETECTOR = [
     *["MODEL.PART.BACKBONE.OUTPUT_STRIDE", "32", "INPUT.SIZE", "(64, 64)"],

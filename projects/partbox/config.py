@@ -84,22 +84,15 @@ def _add_model(cfg: CfgNode) -> None:
     # Stride of the last feature map for a segmenter: 8, 16 or 32 pixels.
     part.BACKBONE.OUTPUT_STRIDE = 16
 
-    part.EXTRACTOR = CfgNode()
-    # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound, not attackable),
-    # "dino" (boxes; MODEL.DINO), "maskdino" (boxes and masks; MODEL.MaskDINO and MODEL.SEM_SEG_HEAD), or "auxiliary"
-    # (masks at strides 8, 16 and 32 that only training looks at, for the head "linear"; MODEL.SEM_SEG_HEAD.CONVS_DIM).
-    part.EXTRACTOR.NAME = "segmenter"
-    # What a mask channel stands for: "part", "object" (all parts of a class together), "fg" (all parts together). A
-    # detector's objects stay single parts, named after their class or all alike.
-    part.EXTRACTOR.LEVEL = "part"
-    # What the part term learns from: "mask" (images with masks only), "box" (boxes alone, filled), or "auto" (masks
-    # where an image has them, else its boxes).
-    part.EXTRACTOR.SUPERVISION = "auto"
-
+    _add_extractor(part)
     _add_head(part)
 
     # Weight c of the part term: loss = (1 - c) classification + c parts.
     part.LOSS_WEIGHT = 0.5
+    # The part term of masks: PIXEL_LOSS_WEIGHT x cross-entropy of the pixels + KEYPOINT_LOSS_WEIGHT x (squared error of
+    # the parts' centroids + cross-entropy of the classes' areas, segmenter only).
+    part.PIXEL_LOSS_WEIGHT = 1.0
+    part.KEYPOINT_LOSS_WEIGHT = 0.0
     # segmenter, auxiliary: pixels weigh (1 - probability of their label)^gamma; 0 = all alike
     part.FOCAL_GAMMA = 0.0
     # segmenter, auxiliary: where masks are compared with labels, "image" (masks enlarged to it) or "evidence" (labels
@@ -115,18 +108,38 @@ def _add_model(cfg: CfgNode) -> None:
     part.CHANNELS_LAST = False
 
 
+def _add_extractor(part: CfgNode) -> None:
+    extractor = part.EXTRACTOR = CfgNode()
+    # "none" (plain classifier), "segmenter" (DeepLabV3+), "oracle" (the true parts: an upper bound),
+    # "dino" (boxes; MODEL.DINO), "maskdino" (boxes and masks; MODEL.MaskDINO and MODEL.SEM_SEG_HEAD), or "auxiliary"
+    # (masks at strides 8, 16 and 32 that only training looks at, for the head "linear"; MODEL.SEM_SEG_HEAD.CONVS_DIM).
+    extractor.NAME = "segmenter"
+    # What a mask channel stands for: "part", "object" (all parts of a class together), "group" (parts of the same name
+    # in different classes together), "fg" (all parts together). A detector's objects stay single parts, named alike.
+    extractor.LEVEL = "part"
+    # Level "group": [] = by name (dog:head and cat:head are head), or every part in one of your own groups, such as
+    # [{name: limb, parts: [leg, dog:paw]}, ...]; "leg" means the legs of all classes.
+    extractor.GROUPS = []
+    # Oracle: the extractor sees the clean image whatever an attack does to the one that the head sees. An upper bound.
+    extractor.FROM_CLEAN_IMAGE = False
+    # What the part term learns from: "mask" (images with masks only), "box" (boxes alone, filled), or "auto" (masks
+    # where an image has them, else its boxes).
+    extractor.SUPERVISION = "auto"
+
+
 def _add_head(part: CfgNode) -> None:
     head = part.HEAD = CfgNode()
-    # "linear" (plain classifier), "part_box", "part_pooling", "two_head", "part_to_class", "box_sequence" (detectors).
+    # "linear" (plain classifier), "part_box", "part_pooling", "two_head" (on the backbone), "two_head_decoder",
+    # "part_to_class", "box_sequence" (detectors), "masked_image" (masks through a network of their own).
     head.NAME = "part_box"
-    head.HIDDEN = 50  # units of the hidden layer of part_box, part_pooling and box_sequence
+    head.HIDDEN = 50  # units of the hidden layer of part_box, part_pooling, box_sequence and two_head_decoder
     # What part_box and part_to_class read: "masks", "detections", or "auto" (masks where the extractor gives them).
     head.EVIDENCE = "auto"
     # box_sequence: "pool" (maximum and mean over the queries) or "sort" (the QUERIES with the largest scores in order)
     head.QUERY_ORDER = "pool"
     head.QUERIES = 50
     head.QUERY_SCORES = "softmax"  # box_sequence: "softmax" over the parts, or "sigmoid" of each
-    head.KEEP_BACKGROUND = True  # part_pooling: whether the background's mask reaches the head
+    head.KEEP_BACKGROUND = True  # part_pooling, masked_image: whether the background's mask reaches the head
     head.POOL_SIZE = 4  # part_pooling: cells a side
     head.POOL_NORM = False  # part_pooling: BatchNorm and ReLU on the pooled masks
     head.SCORE = True  # part_box: whether each part's score is a feature beside its box
@@ -135,6 +148,18 @@ def _add_head(part: CfgNode) -> None:
     head.LEARNED = False  # part_to_class: learn the part-to-class matrix instead of the labels' fixed one
     # part_to_class: weight of a pixel in the mean, "uniform" or "foreground" (sigmoid of parts minus background).
     head.PIXEL_WEIGHT = "uniform"
+    # masked_image: what its network sees: "masks" (alone), "concat" (colours and masks as channels), or "multiply" (the
+    # image once for each mask, multiplied by it; as many times the cost).
+    head.COMBINE = "masks"
+    head.NETWORK = ""  # masked_image: timm network, "" = that of the backbone
+    head.NETWORK_WEIGHTS = ""  # masked_image with "multiply": as MODEL.PART.BACKBONE.WEIGHTS
+    # masked_image: the most probable mask of each pixel alone, 0 or 1. Attacks get an estimate of the gradient then,
+    # and evaluations say so.
+    head.HARD_MASKS = False
+    # masked_image: the class does not teach the extractor. In training only: attacks keep the gradient.
+    head.DETACH_MASKS = False
+    head.SUM_BY_CLASS = False  # masked_image: add up the masks of a class's parts
+    head.MASK_TEMPERATURE = 1.0  # masked_image: divides the mask logits
 
 
 def _add_solver(cfg: CfgNode) -> None:

@@ -7,16 +7,27 @@ ignored (its ``no_bg`` never removed a background, the code asked for ``nobg``).
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
-LEVELS = ("part", "object", "fg")
+LEVELS = ("part", "object", "group", "fg")
 Keys = dict[str, Any]
 
 HEAD = "MODEL.PART.HEAD."
 EXTRACTOR = "MODEL.PART.EXTRACTOR."
 
 FINE: Keys = {"MODEL.PART.BACKBONE.OUTPUT_STRIDE": 32}  # a detector reads the strides 8, 16 and 32
+DETACHED: Keys = {f"{HEAD}DETACH_MASKS": True}
+HARD: Keys = {f"{HEAD}HARD_MASKS": True, **DETACHED}
+SOFT: Keys = {f"{HEAD}HARD_MASKS": False, f"{HEAD}DETACH_MASKS": False}
+MASKED: Keys = {
+    f"{HEAD}NAME": "masked_image",
+    f"{HEAD}KEEP_BACKGROUND": True,
+    **SOFT,
+    f"{HEAD}SUM_BY_CLASS": False,
+    f"{EXTRACTOR}FROM_CLEAN_IMAGE": False,
+}
 # Defaults that the original's models have when no option changes them.
 MODELS: Mapping[str, Keys] = {
     "wbbox": {
@@ -27,6 +38,8 @@ MODELS: Mapping[str, Keys] = {
     },
     "pooling": {f"{HEAD}NAME": "part_pooling", f"{HEAD}KEEP_BACKGROUND": True, f"{HEAD}POOL_NORM": False},
     "2heads_e": {f"{HEAD}NAME": "two_head"},
+    # The hidden units of the Ancestor; the later code has 128.
+    "2heads_d": {f"{HEAD}NAME": "two_head_decoder", f"{HEAD}HIDDEN": 100},
     "2heads": {f"{EXTRACTOR}NAME": "dino", f"{HEAD}NAME": "two_head", **FINE},
     # The original reads queries in the detector's own order, which means nothing; here they are sorted or pooled.
     "seq": {
@@ -39,17 +52,29 @@ MODELS: Mapping[str, Keys] = {
     },
     "sim": {f"{HEAD}NAME": "part_to_class", f"{HEAD}LEARNED": False, f"{HEAD}PIXEL_WEIGHT": "uniform"},
     "pixel": {f"{HEAD}NAME": "part_to_class", f"{HEAD}LEARNED": False, f"{HEAD}PIXEL_WEIGHT": "uniform"},
+    "mask": {**MASKED, f"{HEAD}COMBINE": "masks"},
+    # The original's one-hot masks cut the gradient, so the class taught its segmenter nothing.
+    "seg": {**MASKED, **HARD, f"{HEAD}COMBINE": "multiply"},
+    "cat": {**MASKED, f"{HEAD}COMBINE": "concat"},
+    "clean": {**MASKED, **DETACHED, f"{HEAD}COMBINE": "masks", f"{EXTRACTOR}FROM_CLEAN_IMAGE": True},
+    "groundtruth": {**MASKED, f"{HEAD}COMBINE": "masks", f"{EXTRACTOR}NAME": "oracle"},
 }
 
 NO_BACKGROUND: Keys = {f"{HEAD}KEEP_BACKGROUND": False}
+WITHOUT: Mapping[str, Keys] = {"no_bg": NO_BACKGROUND, "nobg": NO_BACKGROUND}
+WITH_IMAGE: Mapping[str, Keys] = {"inpt": {f"{HEAD}COMBINE": "concat"}}
+BY_CLASS: Mapping[str, Keys] = {"group": {f"{HEAD}SUM_BY_CLASS": True}}
 OPTIONS: Mapping[str, Mapping[str, Keys]] = {
     "wbbox": {
+        # The original's keypoint loss takes the place of the pixels' cross-entropy.
+        "centroid": {"MODEL.PART.KEYPOINT_LOSS_WEIGHT": 1.0, "MODEL.PART.PIXEL_LOSS_WEIGHT": 0.0},
         "norm_img": {f"{HEAD}NORMALIZED_BOXES": True},
         "no_score": {f"{HEAD}SCORE": False},
         "conv1d": {f"{HEAD}PART_CONV": True},
     },
-    "pooling": {"no_bg": NO_BACKGROUND, "nobg": NO_BACKGROUND, "bn": {f"{HEAD}POOL_NORM": True}},
+    "pooling": {**WITHOUT, "bn": {f"{HEAD}POOL_NORM": True}},
     "2heads_e": {},
+    "2heads_d": {},
     "2heads": {},
     "seq": {
         "sort_dino_outputs": {f"{HEAD}QUERY_ORDER": "sort"},
@@ -58,30 +83,33 @@ OPTIONS: Mapping[str, Mapping[str, Keys]] = {
     },
     "sim": {"learn_mask": {f"{HEAD}LEARNED": True}},
     "pixel": {"logits_mask": {f"{HEAD}PIXEL_WEIGHT": "foreground"}},
+    "mask": {**WITHOUT, **WITH_IMAGE, "hard": HARD, "detach": DETACHED},
+    "seg": {**WITHOUT, **BY_CLASS, "soft": SOFT},
+    "cat": {**WITHOUT, **BY_CLASS, "hard": HARD, "mult": {f"{HEAD}COMBINE": "multiply"}},
+    "clean": {**WITHOUT, **WITH_IMAGE, "hard": HARD, "detach": DETACHED},
+    "groundtruth": {**WITHOUT, **WITH_IMAGE},
 }
+# What an option needs beside it to mean anything.
+NEEDS = {"centroid": "semi"}
 # With ``semi`` the original trained (1 - c) class + c parts, c = 0.5 in its scripts; without it the class alone.
 SUPERVISED: Keys = {"MODEL.PART.LOSS_WEIGHT": 0.5}
 UNSUPERVISED: Keys = {"MODEL.PART.LOSS_WEIGHT": 0.0}
 
 # Tokens of the original that mean something there and have no counterpart here.
 KNOWN_ELSEWHERE = {
-    "group": "meta-parts are not supported as a part level",
-    "centroid": "the keypoint loss is not supported",
-    "seg": "part-masked images are not supported as evidence",
-    "seg_cat": "part-masked images are not supported as evidence",
-    "cat": "masks concatenated to the image are not supported as evidence",
-    "mask": "masks as input of a second network are not supported",
-    "clean": "use MODEL.PART.EXTRACTOR.NAME oracle for evidence that cannot be attacked",
-    "groundtruth": "use MODEL.PART.EXTRACTOR.NAME oracle for the true parts",
-    "fc": "the fully connected mask head is not supported",
-    "2heads_d": "two heads on the decoder are not supported; 2heads_e has them on the encoder",
+    "seg_cat": "it is dropped: image x hard masks side by side on the channels of one network is what seg does with a "
+    "shared network; use seg or cat",
+    "fc": "it is dropped: its layers have the sizes of one experiment (14 masks, 224 pixels) written into the code; "
+    "use pooling or mask",
+    "only": "a segmenter or detector alone is trained by tools/train_detector.py",
     "bbox": "its softmax over the queries and their fixed order are a mistake; use seq",
     "bbox_2heads_d": "use 2heads",
-    "hard": "hard masks have no gradient, so attacks on them would be blind",
-    "detach": "detached masks have no gradient, so attacks on them would be blind",
+    "hard": "with this model attacks on hard masks would be blind; mask, cat and clean have them",
+    "detach": "with this model attacks on detached masks would be blind; mask and clean have them",
     "softmax_mask": "use logits_mask",
     "toy": "the original read this token and never used it",
 }
+TOP = re.compile(r"top(\d*|[kK])")  # the original read it and stopped
 
 
 class ExperimentError(ValueError):
@@ -91,6 +119,8 @@ class ExperimentError(ValueError):
 def _refuse(name: str, token: str, known: list[str]) -> ExperimentError:
     if token in KNOWN_ELSEWHERE:
         return ExperimentError(f"experiment {name!r}: {token!r} is the original's, but {KNOWN_ELSEWHERE[token]}")
+    if TOP.fullmatch(token):
+        return ExperimentError(f"experiment {name!r}: {token!r} was never implemented in the original, nor is it here")
     near = difflib.get_close_matches(token, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ExperimentError(f"experiment {name!r}: unknown token {token!r}{hint} (known here: {', '.join(known)})")
@@ -99,9 +129,9 @@ def _refuse(name: str, token: str, known: list[str]) -> ExperimentError:
 def experiment_config(name: str) -> Keys:
     """Configuration keys, dotted, that an experiment name stands for.
 
-    ``normal`` is the plain classifier. ``part``, ``object`` or ``fg`` is the part level, followed by a model
-    (``wbbox``, ``pooling-<k>``, ``2heads_e``, ``sim``, ``pixel``; on DINO ``seq``, ``2heads``) and its options;
-    ``semi`` adds the part term.
+    ``normal`` is the plain classifier. ``part``, ``object``, ``group`` or ``fg`` is the part level, followed by a model
+    (``wbbox``, ``pooling-<k>``, ``2heads_e``, ``2heads_d``, ``sim``, ``pixel``, ``mask``, ``seg``, ``cat``, the oracles
+    ``clean`` and ``groundtruth``; on DINO ``seq``, ``2heads``) and its options; ``semi`` adds the part term.
 
     Raises:
         ExperimentError: a token that is unknown, repeated, of another model, or not supported.
@@ -128,9 +158,24 @@ def experiment_config(name: str) -> Keys:
         if token in rest[:index]:
             raise ExperimentError(f"experiment {name!r}: {token!r} is given twice")
         keys.update(options[token])
-    if model in ("sim", "pixel") and tokens[0] == "fg":
-        raise ExperimentError(f"experiment {name!r}: at level fg no mask belongs to a class")
+    for token, needed in NEEDS.items():
+        if token in rest and needed not in rest:
+            raise ExperimentError(
+                f"experiment {name!r}: {token!r} is a loss on the parts and does nothing without {needed}"
+            )
+    _check_level(name, tokens[0], model, rest)
     return keys
+
+
+def _check_level(name: str, level: str, model: str, options: list[str]) -> None:
+    """Refuse models and options that need masks of one class each at levels that have none."""
+    votes = model in ("sim", "pixel") or "centroid" in options or ("group" in options)
+    if votes and level == "fg":
+        raise ExperimentError(f"experiment {name!r}: at level fg no mask belongs to a class")
+    if votes and level == "group" and "learn_mask" not in options:
+        raise ExperimentError(f"experiment {name!r}: at level group a mask may belong to several classes")
+    if "group" in options and level == "object":
+        raise ExperimentError(f"experiment {name!r}: at level object the parts of a class are one mask already")
 
 
 def describe_experiment(name: str) -> str:

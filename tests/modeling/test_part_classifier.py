@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.modeling import build_model
-from small_models import MODELS, small_config
+from small_models import INEXACT, MODELS, small_config
 
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
 from partbox.engine.checks import ConfigError
 from partbox.modeling import PartClassifier, PartTargets
-from partbox.modeling.levels import LevelMap, channels_to_class
 
 
 def build(dataset, name: str, *options: str) -> tuple[PartClassifier, list[dict]]:
@@ -26,7 +25,8 @@ def build(dataset, name: str, *options: str) -> tuple[PartClassifier, list[dict]
 def test_training_gives_losses_and_inference_predictions(example_dataset, name):
     model, batch = build(example_dataset, name)
     losses = model.train()(batch)
-    assert set(losses) == ({"loss_class"} if name == "normal" else {"loss_class", "loss_part"})
+    expected = {"loss_class"} if name == "normal" else {"loss_class", "loss_part"}
+    assert set(losses) == (expected | {"loss_keypoint"} if name == "part_box_keypoint" else expected)
     assert all(bool(torch.isfinite(loss)) for loss in losses.values())
     predictions = model.eval()(batch)
     assert len(predictions) == 8
@@ -36,10 +36,11 @@ def test_training_gives_losses_and_inference_predictions(example_dataset, name):
         assert ("part_probabilities" in prediction) == (name not in ("normal", "part_auxiliary"))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in INEXACT])
 def test_input_gradient_agrees_with_finite_differences(example_dataset, name):
     model, batch = build(example_dataset, name)
     model = randomised(model).double().eval()
+    assert model.head.exact_gradient
     images = model.images_of(batch)[:2].double() * 0.8 + 0.1
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     images.requires_grad_(True)
@@ -64,20 +65,43 @@ def randomised(model: PartClassifier) -> PartClassifier:
     return model
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n not in ("normal", "two_head", "part_auxiliary")])
+FEATURES = ("normal", "two_head", "two_head_decoder", "part_auxiliary")
+IMAGES = ("masks_concat", "masks_multiply", "masks_hard_multiply")
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in FEATURES + IMAGES])
 def test_evidence_is_the_only_path_to_the_label(example_dataset, name):
     """With the evidence held fixed, the image may change as it likes: the label must not."""
     model, batch = build(example_dataset, name)
     model.eval()
     assert model.label_needs_evidence
+    assert model.evidence_is_the_only_path
     images = model.images_of(batch)
     evidence = model.run(images).evidence
     model.extractor.forward = lambda inputs: evidence
     torch.testing.assert_close(model.logits(images), model.logits(torch.rand_like(images)), atol=0, rtol=0)
 
 
-def test_two_head_does_not_look_at_the_evidence(example_dataset):
-    model, batch = build(example_dataset, "two_head")
+@pytest.mark.parametrize("name", IMAGES)
+def test_heads_that_look_at_the_image_say_so(example_dataset, name):
+    """The same evidence and another image is another answer; the evidence is a path too, neither is the only one."""
+    model, batch = build(example_dataset, name)
+    model.eval()
+    assert model.label_needs_evidence
+    assert not model.evidence_is_the_only_path
+    images = model.images_of(batch)
+    evidence = model.run(images).evidence
+    other = model.run(torch.rand_like(images)).evidence
+    answers = []
+    for given in (evidence, other):
+        model.extractor.forward = lambda inputs, given=given: given
+        answers += [model.logits(images), model.logits(images.flip(0))]
+    assert all(not torch.allclose(answers[0], answer, atol=1e-4) for answer in answers[1:])
+
+
+@pytest.mark.parametrize("name", ["two_head", "two_head_decoder"])
+def test_two_head_does_not_look_at_the_evidence(example_dataset, name):
+    model, batch = build(example_dataset, name)
     model.eval()
     assert not model.label_needs_evidence
     before = model.logits(model.images_of(batch))
@@ -86,7 +110,9 @@ def test_two_head_does_not_look_at_the_evidence(example_dataset):
     assert torch.equal(before, model.logits(model.images_of(batch)))
 
 
-@pytest.mark.parametrize("name", ["normal", "part_box", "part_pooling", "part_to_class"])
+@pytest.mark.parametrize(
+    "name", ["normal", "part_box", "part_pooling", "part_to_class", "masks", "masks_multiply", "two_head_decoder"]
+)
 @pytest.mark.parametrize("size", ["(32, 64)", "(64, 32)"])
 def test_non_square_images(example_dataset, name, size):
     model, batch = build(example_dataset, name, "INPUT.SIZE", size)
@@ -195,14 +221,8 @@ def test_frozen_batch_norm_keeps_statistics_and_learns_scale(example_dataset):
     assert not torch.equal(norm.running_mean, before)
 
 
-def test_levels_merge_parts():
-    part_to_class = [0, 0, 1]
-    maps = torch.tensor([[0, 1, 2, 3, -1]])
-    assert LevelMap("part", part_to_class)(maps).tolist() == [[0, 1, 2, 3, -1]]
-    assert LevelMap("object", part_to_class)(maps).tolist() == [[0, 1, 1, 2, -1]]
-    assert LevelMap("fg", part_to_class)(maps).tolist() == [[0, 1, 1, 1, -1]]
-    assert channels_to_class("part", part_to_class, 2).tolist() == [[1, 0], [1, 0], [0, 1]]
-    assert channels_to_class("object", part_to_class, 2).tolist() == [[1, 0], [0, 1]]
+SUMMED = ["MODEL.PART.HEAD.SUM_BY_CLASS", "True"]
+FROM_CLEAN = ["MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", "True"]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +234,27 @@ def test_levels_merge_parts():
         (["MODEL.PART.EXTRACTOR.NAME", "sam"], "unknown MODEL.PART.EXTRACTOR.NAME"),
         (["MODEL.PART.EXTRACTOR.LEVEL", "limb"], "unknown part level"),
         (["MODEL.PART.HEAD.NAME", "part_to_class", "MODEL.PART.EXTRACTOR.LEVEL", "fg"], "no mask belongs to a class"),
+        (["MODEL.PART.HEAD.NAME", "part_to_class", "MODEL.PART.EXTRACTOR.LEVEL", "group"], "several classes"),
+        (["MODEL.PART.EXTRACTOR.GROUPS", "[{'name': 'limb', 'parts': ['foot']}]"], "the level is 'part'"),
+        (["MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1", "MODEL.PART.EXTRACTOR.LEVEL", "group"], "several classes"),
+        (["MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1", "MODEL.PART.EXTRACTOR.NAME", "oracle"], "teaches the masks"),
+        (["MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1", *MODELS["normal"]], "teaches the masks"),
+        (["MODEL.PART.PIXEL_LOSS_WEIGHT", "0"], "weighs nothing"),
+        (["MODEL.PART.PIXEL_LOSS_WEIGHT", "-1"], "must not be negative"),
+        (["MODEL.PART.HEAD.HARD_MASKS", "True"], "belong to the head masked_image"),
+        (["MODEL.PART.HEAD.MASK_TEMPERATURE", "2"], "belong to the head masked_image"),
+        ([*MODELS["masks"], "MODEL.PART.HEAD.MASK_TEMPERATURE", "0"], "must be positive"),
+        ([*MODELS["masks"], "MODEL.PART.HEAD.COMBINE", "add"], "unknown MODEL.PART.HEAD.COMBINE"),
+        ([*MODELS["masks"], "MODEL.PART.HEAD.NETWORK_WEIGHTS", "timm"], "COMBINE multiply"),
+        ([*MODELS["masks"], "MODEL.PART.HEAD.NETWORK", "resnet999"], "timm has no network"),
+        ([*MODELS["masks"], "MODEL.PART.EXTRACTOR.NAME", "none"], "needs part evidence"),
+        ([*MODELS["masks"], *SUMMED, "MODEL.PART.EXTRACTOR.LEVEL", "object"], "object has none"),
+        ([*MODELS["masks"], *SUMMED, "MODEL.PART.EXTRACTOR.LEVEL", "group"], "several classes"),
+        ([*MODELS["two_head"], *FROM_CLEAN], "does not read them"),
+        ([*MODELS["normal"], *FROM_CLEAN], "looks at the image"),
+        ([*MODELS["masks"], *FROM_CLEAN, "MODEL.PART.EXTRACTOR.NAME", "oracle"], "looks at the image"),
+        ([*MODELS["two_head_decoder"], "MODEL.PART.EXTRACTOR.NAME", "oracle"], "reads a segmenter"),
+        ([*MODELS["two_head_decoder"], "INPUT.SIZE", "(16, 16)"], "6 x 6 cells"),
         (["MODEL.PART.BACKBONE.TIMM_NAME", "resnet999"], "timm has no network"),
         (["MODEL.PART.BATCH_NORM", "off"], "train or frozen"),
         (["MODEL.PART.LOSS_RESOLUTION", "half"], "image or evidence"),

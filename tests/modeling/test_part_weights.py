@@ -13,7 +13,8 @@ from maskdino_ext.structures import Outputs, Predictions, Target
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.pseudo_labels import weigh_predicted
 from partbox.engine.build import build_classifier
-from partbox.modeling.losses import part_loss
+from partbox.modeling.evidence import PartEvidence
+from partbox.modeling.losses import keypoint_loss, part_loss
 
 NAMES = {
     "segmenter": [*MODELS["part_box"]],
@@ -144,3 +145,19 @@ def test_the_softmax_form_of_the_criterion_is_weighted_too():
     torch.testing.assert_close(terms([1.0, 1.0]), terms(None))
     torch.testing.assert_close(terms([1.0, 0.3]), 0.7 * terms([1.0, 0.0]) + 0.3 * terms(None))
     assert (terms([1.0, 0.0]) < terms(None)).all()
+
+
+def test_the_keypoint_loss_is_weighted_image_by_image():
+    """Three labelled images: the loss is linear in each one's weight, and the others' share stays."""
+    generator = torch.Generator().manual_seed(0)
+    evidence = PartEvidence(torch.randn(3, 3, 6, 6, generator=generator), (6, 6))
+    maps, labels = torch.randint(0, 3, (3, 6, 6), generator=generator), torch.tensor([0, 1, 1])
+
+    def loss(*weights: float) -> torch.Tensor:
+        return keypoint_loss(evidence, maps, labels, torch.eye(2), torch.tensor(weights))
+
+    whole = keypoint_loss(evidence, maps, labels, torch.eye(2))
+    torch.testing.assert_close(loss(1, 1, 1), whole)
+    torch.testing.assert_close(loss(1, 0, 0) + loss(0, 1, 0) + loss(0, 0, 1), whole)
+    torch.testing.assert_close(loss(1, 0.3, 1), whole - 0.7 * loss(0, 1, 0))
+    assert min(loss(1, 0, 0), loss(0, 1, 0), loss(0, 0, 1)) > 0.1

@@ -69,7 +69,7 @@ def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier
     complete.defrost()
     complete.MODEL.DEVICE = device_of(cfg)
     if stored is not None:
-        complete.MODEL.PART.BACKBONE.WEIGHTS = ""
+        complete.MODEL.PART.BACKBONE.WEIGHTS = complete.MODEL.PART.HEAD.NETWORK_WEIGHTS = ""
     try:
         model = build_model(complete)
     except (ValueError, KeyError, OSError) as error:
@@ -172,7 +172,7 @@ def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[st
 
 
 def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> None:
-    """Refuse attacks on labels that do not depend on the image (oracle extractor), and on parts where there are none.
+    """Refuse attacks on labels that do not depend on the image (oracles), and on parts where there are none.
 
     Raises:
         ConfigError: naming the key to change.
@@ -186,13 +186,18 @@ def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> 
     no_masks = model.extractor is None or not model.extractor.gives_masks
     if training and no_masks and cfg.ADVERSARY.OBJECTIVE != "clean" and aims_at_parts:
         raise ConfigError("ADVERSARY.GOAL and ADVERSARY.REGION need a model with part masks: leave them class and all")
+    if model.evidence_is_given and on_parts:
+        raise ConfigError(f"ROBUST_EVAL.PERTURBATIONS: {on_parts[0]} attacks part masks, and those of an oracle stay")
+    if training and model.evidence_is_given and cfg.ADVERSARY.OBJECTIVE != "clean" and aims_at_parts:
+        raise ConfigError("ADVERSARY.GOAL and ADVERSARY.REGION: an oracle's masks stay, leave them class and all")
     if model.attackable:
         return
     if training and cfg.ADVERSARY.OBJECTIVE != "clean":
-        raise ConfigError("the oracle extractor does not look at the image: set ADVERSARY.OBJECTIVE clean")
+        raise ConfigError("this oracle's answer does not depend on the attacked image: set ADVERSARY.OBJECTIVE clean")
     if any(perturbation.role == "attack" for perturbation in perturbations_of(cfg)):
         raise ConfigError(
-            "the oracle extractor does not look at the image: set ROBUST_EVAL.PERTURBATIONS \"[{'name': 'clean'}]\""
+            "this oracle's answer does not depend on the attacked image: set ROBUST_EVAL.PERTURBATIONS "
+            "\"[{'name': 'clean'}]\""
         )
 
 
@@ -237,6 +242,8 @@ def build_objective(cfg: CfgNode) -> TrainingObjective:
             if adversary.AWP_GAMMA or adversary.GOAL != "class" or adversary.REGION != "all":
                 raise ValueError("AWP_GAMMA, GOAL and REGION need an adversarial OBJECTIVE, not clean")
             return CleanObjective()
+        if name == "free" and cfg.MODEL.PART.HEAD.DETACH_MASKS:
+            raise ValueError("free attacks by the update's own gradient, which MODEL.PART.HEAD.DETACH_MASKS cuts")
         objective = _adversarial_objective(cfg)
         if adversary.AWP_GAMMA:
             objective.weight_perturbation = WeightPerturbation(adversary.AWP_GAMMA)
@@ -326,7 +333,7 @@ def build_overfitting_probe(
         return None
     assert isinstance(objective, AdversarialObjective)
     probed = subset(records, PROBED_IMAGES, seed=0)
-    mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=not model.attackable)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=_label_needs_part_maps(model))
     batches = list(build_test_loader(probed, mapper, batch_size=PROBED_IMAGES, workers=0))
     step = PGD(objective.threat, 1, min(objective.step_size, objective.threat.eps), random_start=False)
     thorough = PGD(objective.threat, 10)
@@ -337,6 +344,10 @@ def build_overfitting_probe(
     return measure
 
 
+def _label_needs_part_maps(model: PartClassifier) -> bool:
+    return model.label_needs_evidence and model.extractor is not None and model.extractor.needs_part_maps
+
+
 def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationResult] | None:
     """A function that measures ``model`` on the validation dataset; None where ``DATASETS.VALIDATION`` is empty."""
     if not cfg.DATASETS.VALIDATION:
@@ -344,7 +355,7 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
     dataset = load_dataset(cfg, cfg.DATASETS.VALIDATION, "DATASETS.VALIDATION")
     records = subset(dataset.records, cfg.ADVERSARY.VALIDATION_IMAGES, seed=0)
     # Only the oracle's label depends on the part maps.
-    maps_needed = isinstance(model, PartClassifier) and not model.attackable
+    maps_needed = isinstance(model, PartClassifier) and _label_needs_part_maps(model)
     mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=maps_needed)
     attack = None
     if cfg.ADVERSARY.OBJECTIVE != "clean":

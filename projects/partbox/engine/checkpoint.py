@@ -16,6 +16,8 @@ from partbox.files import write_atomically, write_text
 
 logger = logging.getLogger(__name__)
 
+NAMES = ("class_names", "part_names", "channel_names")  # what a model's outputs mean
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be read or does not fit the model."""
@@ -84,7 +86,7 @@ def check_names(model: nn.Module, contents: Mapping[str, Any], source: str) -> N
     Raises:
         CheckpointError: they differ.
     """
-    for key in ("class_names", "part_names"):
+    for key in NAMES:
         own, stored = list(getattr(model, key, ())), contents.get(key)
         if stored is not None and list(stored) != own:
             raise CheckpointError(
@@ -135,5 +137,5 @@ def save_weights(path: str | Path, model: nn.Module, **facts: Any) -> None:
 
     Names of classes and parts, where the model has them, and plain ``facts`` stand beside them.
     """
-    names = {key: list(getattr(model, key)) for key in ("class_names", "part_names") if hasattr(model, key)}
+    names = {key: list(getattr(model, key)) for key in NAMES if hasattr(model, key)}
     write_atomically(path, lambda file: torch.save({"model": model.state_dict(), **names, **facts}, file))

@@ -102,6 +102,8 @@ def surrogate_of(cfg: CfgNode, model: PartClassifier) -> PartClassifier | None:
         return None
     other = load_config(folder / "config.yaml", ["MODEL.DEVICE", cfg.MODEL.DEVICE])
     surrogate = build_classifier(other, str(folder / BEST))
+    if surrogate.evidence_is_given:
+        raise ConfigError(f"ROBUST_EVAL.SURROGATE: the model of {folder} is an oracle, attack another one")
     if surrogate.class_names != model.class_names or tuple(other.INPUT.SIZE) != tuple(cfg.INPUT.SIZE):
         raise ConfigError(f"ROBUST_EVAL.SURROGATE: {folder} holds a model of other classes or another input size")
     return surrogate.eval().requires_grad_(False)
@@ -157,7 +159,7 @@ def evaluate_subject(
                 *(part[0], part[1], missing),
             )
             return None
-        outcome = conclude(len(batches), perturbations, ready, store)
+        outcome = conclude(len(batches), perturbations, ready, store, subject)
     if cfg.ROBUST_EVAL.SELF_CHECK_IMAGES:
         count, seed = cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, cfg.ROBUST_EVAL.SEED
         self_checks(subject, batches, perturbations, outcome, images=count, seed=seed)
@@ -196,10 +198,9 @@ def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tu
 def _evaluators(model: PartClassifier, records: list[dict[str, Any]]) -> list[DatasetEvaluator]:
     if model.extractor is None or model.extractor.training_only:
         return []
-    names = {"part": model.part_names, "object": model.class_names, "fg": ("foreground",)}[model.level]
     evaluators: list[DatasetEvaluator] = []
     if model.extractor.gives_masks:
-        evaluators.append(PartSegmentationEvaluator(names, model.level_map))
-    if model.level == "part":
+        evaluators.append(PartSegmentationEvaluator(model.level.channels, model.level_map))
+    if model.level.name == "part":
         evaluators.append(PartBoxEvaluator(records, model.part_names))
     return evaluators

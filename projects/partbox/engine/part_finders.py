@@ -131,9 +131,9 @@ def _check_classifier(cfg: CfgNode, model: PartClassifier, masks: bool) -> None:
             f"MODEL.PART.EXTRACTOR.NAME {name} finds no parts in an image without labels: use a model with the "
             "extractor segmenter, dino or maskdino"
         )
-    if model.level != "part":
+    if model.level.name != "part":
         raise ConfigError(
-            f"MODEL.PART.EXTRACTOR.LEVEL {model.level}: this model does not tell the parts of an object apart, use one "
+            f"MODEL.PART.EXTRACTOR.LEVEL {model.level.name}: this model does not tell the parts of an object apart, use one "
             "trained at level part"
         )
     if masks and not extractor.gives_masks:

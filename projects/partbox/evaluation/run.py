@@ -78,7 +78,21 @@ def evaluate(
     subject = as_subject(model)
     subject.check(perturbations)
     work(subject, parts, perturbations, ready, store, seed=seed, keep_examples=keep_examples, progress=progress)
-    return conclude(len(parts), perturbations, ready, store)
+    return conclude(len(parts), perturbations, ready, store, subject)
+
+
+def _remark(subject: Subject, results: dict[str, Any], perturbations: Sequence[Perturbation]) -> None:
+    """Put what the model under test says about itself into the results.
+
+    ``results["oracle"]`` says why the numbers are an upper bound and no defence, where they are. It is a warning too,
+    and under attack so is everything else that the model says, so that every table shows it.
+    """
+    oracle = getattr(subject, "oracle", "")
+    if oracle:
+        results["oracle"] = oracle
+    attacked = any(perturbation.role == "attack" for perturbation in perturbations)
+    remarks = getattr(subject, "remarks", ()) if attacked else [oracle] * bool(oracle)
+    results["warnings"] += list(remarks)
 
 
 def _numbered(batches: Any) -> Batches:
@@ -173,9 +187,13 @@ def missing_units(batches: int, perturbations: Sequence[Perturbation], store: Re
 
 
 def conclude(
-    batches: int, perturbations: Sequence[Perturbation], evaluators: Sequence[ImageEvaluator], store: RecordStore
+    batches: int,
+    perturbations: Sequence[Perturbation],
+    evaluators: Sequence[ImageEvaluator],
+    store: RecordStore,
+    subject: Subject | None = None,
 ) -> Evaluation:
-    """The numbers of a finished evaluation, from its records alone.
+    """The numbers of a finished evaluation, from its records alone; what ``subject`` says about itself beside them.
 
     Raises:
         ValueError: batches are missing, or an image id occurs twice.
@@ -206,6 +224,8 @@ def conclude(
         for name, table in under_corruptions.items()
         if "not_averaged" in table
     ]
+    if subject is not None:
+        _remark(subject, results, perturbations)
     return Evaluation(results, records, {one.name: store.load_examples(one.name) or {} for one in perturbations})
 
 

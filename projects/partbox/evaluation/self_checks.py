@@ -19,6 +19,7 @@ from partbox.attacks.base import Predict
 from partbox.attacks.draws import ImageId, random_starts
 from partbox.attacks.objectives import margin
 
+PredictOfRows = Callable[[Sequence[int]], Predict]
 MORE_STEPS = 100  # of the longer attack, at least; with two restarts
 QUERIES = 500  # of the black-box attack
 NOISES = 20  # random images around each image
@@ -62,6 +63,7 @@ def check_classifier(
     steps: int = 20,
     seed: int = 0,
     surrogate: Predict | None = None,
+    predict_of_rows: PredictOfRows | None = None,
 ) -> list[Check]:
     """All checks of a classifier under one threat model.
 
@@ -76,12 +78,14 @@ def check_classifier(
         steps: of the longest gradient attack of the evaluation.
         seed: of all draws.
         surrogate: another model of the same task; adversarial images made on it must not be stronger.
+        predict_of_rows: of a model whose answer depends on more than the image: the function for some of the images,
+            and for a single one of them any number of versions of it. ``predict`` is that for all then.
 
     Returns:
         In this order: ``deterministic``, ``gradients``, ``large eps``, ``more steps``, ``monotone``, ``black box``,
         ``noise`` and, with a surrogate, ``transfer``. An attack that stops ends the list.
     """
-    subject = _Subject(predict, images, labels, robust, threat, list(image_ids), seed)
+    subject = _Subject(predict, images, labels, robust, threat, list(image_ids), seed, predict_of_rows)
     checks = [_deterministic(subject), _gradients(subject)]
     follow: list[Callable[[], Check]] = [
         lambda: _large_eps(subject),
@@ -124,6 +128,11 @@ class _Subject:
     threat: ThreatModel
     ids: list[ImageId]
     seed: int
+    predict_of_rows: PredictOfRows | None = None
+
+    def predict_of(self, rows: Sequence[int]) -> Predict:
+        """The function for the images ``rows``."""
+        return self.predict if self.predict_of_rows is None else self.predict_of_rows(rows)
 
     def right(self, images: Tensor) -> Tensor:
         """(B,) bool."""
@@ -132,16 +141,19 @@ class _Subject:
 
     def fooled_by(self, attack: Attack, rows: Tensor) -> int:
         """How many of the images ``rows`` an attack fools."""
-        if not len(rows):
-            return 0
-        result = attack(
-            self.predict,
-            self.images[rows],
-            self.labels[rows],
-            image_ids=[self.ids[row] for row in rows.tolist()],
-            seed=self.seed + 1,
-        )
-        return int(result.fooled.sum())
+        fooled = 0
+        for part in rows.split(max(1, len(rows)) if self.predict_of_rows is None else 1):
+            if not len(part):
+                continue
+            result = attack(
+                self.predict_of(part.tolist()),
+                self.images[part],
+                self.labels[part],
+                image_ids=[self.ids[row] for row in part.tolist()],
+                seed=self.seed + 1,
+            )
+            fooled += int(result.fooled.sum())
+        return fooled
 
     @property
     def survivors(self) -> Tensor:
@@ -153,7 +165,8 @@ def _deterministic(subject: _Subject) -> Check:
     """The same image, alone and in a batch, twice: the same logits but for rounding."""
     with torch.no_grad():
         first, second = subject.predict(subject.images), subject.predict(subject.images)
-        alone = torch.cat([subject.predict(subject.images[i : i + 1]) for i in range(min(4, len(subject.images)))])
+        few = range(min(4, len(subject.images)))
+        alone = torch.cat([subject.predict_of([i])(subject.images[i : i + 1]) for i in few])
     scale = first.abs().amax().clamp_min(1e-12)
     difference = float((first - second).abs().amax() / scale)
     in_batch = float((first[: len(alone)] - alone).abs().amax() / scale)
@@ -179,7 +192,7 @@ def _gradients(subject: _Subject) -> Check:
         return Check("gradients", True, values={"images": 0})
     inputs = subject.images[right].clone().requires_grad_()
     labels = subject.labels[right]
-    logits = subject.predict(inputs)
+    logits = subject.predict_of(right.tolist())(inputs)
     values: dict[str, Any] = {"images": len(right)}
     if not logits.requires_grad:
         return Check("gradients", False, "the logits have no gradient with respect to the image at all", values)
@@ -262,7 +275,7 @@ def _transfer(subject: _Subject, surrogate: Predict, steps: int) -> Check:
         attack = PGD(subject.threat, steps)
         images = attack.perturb(surrogate, subject.images[rows], labels, image_ids=ids, seed=subject.seed + 3)
         with torch.no_grad():
-            count = int((subject.predict(images).argmax(dim=1) != labels).sum())
+            count = int((subject.predict_of(rows.tolist())(images).argmax(dim=1) != labels).sum())
     reason = f"{count} of {len(rows)} robust images fall to images made on another model: the own gradients mislead"
     return judge("transfer", count <= tolerated(len(rows)), reason, {"images": len(rows), "fooled": count})
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from partbox.attacks import AttackResult
 
+from .attacking import attack_batch, is_oracle, predict_of_rows
 from .examples import stack_examples
 from .guides import GuideBook
 from .part_predictions import mask_head, part_predict
@@ -75,7 +76,8 @@ class ClassifierSubject:
 
     Args:
         model: a torch module with ``attackable``, ``logits_for``, ``images_of`` and ``predict_batch`` as
-            :class:`partbox.modeling.PartClassifier` has them.
+            :class:`partbox.modeling.PartClassifier` has them; ``evidence_is_given``, ``oracle`` and ``remarks`` may be
+            missing.
         guides: gives the part map of another image, for guided attacks; None refuses them.
         surrogate: another model of the same kind; the self-checks see whether adversarial images made on it are
             stronger than those made on the model itself.
@@ -92,6 +94,16 @@ class ClassifierSubject:
         module: torch.nn.Module = self.model
         return module
 
+    @property
+    def oracle(self) -> str:
+        """Why the result is an upper bound and no defence; empty where it is none."""
+        return str(getattr(self.model, "oracle", ""))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What has to be said beside every number of this model under attack."""
+        return tuple(getattr(self.model, "remarks", ()))
+
     def check(self, perturbations: Sequence[Perturbation]) -> None:
         """Raises ValueError for an attack that has nothing to attack in this model."""
         for perturbation in perturbations:
@@ -107,12 +119,16 @@ class ClassifierSubject:
             raise ValueError(f"this model has no parts: {on_parts[0]} needs a part model")
         if on_parts and not self.model.extractor.gives_masks:
             raise ValueError(f"{on_parts[0]} attacks part masks, and this model's extractor gives none")
+        if on_parts and is_oracle(self.model):
+            raise ValueError(f"{on_parts[0]} attacks part masks, and those of an oracle stay what they are")
         for perturbation in perturbations:
             goal = perturbation.settings.get("goal") if perturbation.on_parts else None
             if goal == "guided" and self.guides is None:
                 raise ValueError(f"{perturbation.name} needs guides: the part maps of other images")
             if goal == "inverse" and not self.model.reads_masks:
                 raise ValueError(f"{perturbation.name}: this model's head does not read part masks")
+            if goal == "inverse" and not self.model.evidence_is_the_only_path:
+                raise ValueError(f"{perturbation.name}: this model's head looks at the image beside the part masks")
 
     def mapper(self, mapper: Mapper, perturbation: Perturbation, seed: int) -> Mapper:
         return mapper
@@ -124,8 +140,12 @@ class ClassifierSubject:
         ids = [sample["image_id"] for sample in batch]
         if perturbation.on_parts:
             result = self._attack_parts(batch, perturbation, clean, labels, seed)
+        elif perturbation.role == "attack":
+            result = attack_batch(self.model, batch, perturbation.apply, clean, labels, image_ids=ids, seed=seed)
         else:
             result = perturbation.apply(self.model.logits_for(batch), clean, labels, image_ids=ids, seed=seed)
+        if perturbation.role == "attack":
+            result = replace(result, notes=(*result.notes, *self.remarks))
         with torch.no_grad():
             outputs: list[dict[str, Any]] = self.model.predict_batch(result.images, batch)
         return Seen(
@@ -141,8 +161,8 @@ class ClassifierSubject:
         images = self.model.images_of(samples)
         threat = attacks[0].threat
         assert threat is not None
-        return check_classifier(
-            self.model.logits,
+        checks = check_classifier(
+            self.model.logits_for(samples),
             images,
             torch.tensor([sample["label"] for sample in samples], device=images.device),
             torch.tensor(list(robust), device=images.device),
@@ -151,7 +171,9 @@ class ClassifierSubject:
             steps=max(int(attack.settings.get("steps", 20)) for attack in attacks),
             seed=seed,
             surrogate=None if self.surrogate is None else self.surrogate.logits,
+            predict_of_rows=predict_of_rows(self.model, samples),
         )
+        return [*checks, *(Check("declared", False, remark) for remark in self.remarks)]
 
     def _attack_parts(
         self, batch: Batch, perturbation: Perturbation, images: Tensor, labels: Tensor, seed: int

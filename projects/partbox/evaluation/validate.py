@@ -11,6 +11,8 @@ import torch
 
 from partbox.attacks import PGD, attack_mode
 
+from .attacking import attack_batch
+
 
 @dataclass(frozen=True)
 class ValidationResult:
@@ -69,7 +71,9 @@ def validate(
             if attack is not None:
                 ids = [sample["image_id"] for sample in batch]
                 kept = correct.nonzero().squeeze(1)
-                result = attack(model.logits, images[kept], labels[kept], image_ids=[ids[i] for i in kept], seed=seed)
+                samples, kept_ids = [batch[i] for i in kept], [ids[i] for i in kept]
+                found = (model, samples, attack, images[kept], labels[kept])
+                result = attack_batch(*found, image_ids=kept_ids, seed=seed)
                 robust += int((~result.fooled).sum())
             labels_seen.update(labels.tolist())
             right += int(correct.sum())

@@ -1,6 +1,7 @@
 """Part classifiers as detectron2 models."""
 
 from .evidence import PartEvidence
-from .part_classifier import PartClassifier, PartOutput, PartTargets
+from .outputs import PartOutput, PartTargets
+from .part_classifier import PartClassifier
 
 __all__ = ["PartClassifier", "PartEvidence", "PartOutput", "PartTargets"]

@@ -41,9 +41,10 @@ class TimmBackbone(Backbone):
         pooled: give only ``{"pooled": (B, D)}``, the input of timm's classifier.
         training_stages: with ``pooled``, give the feature maps as well while the backbone is in training mode.
         weights: address of a weights file, see ``partbox.modeling.weights``; "" = none.
+        planes: channels of the input, with ``pooled``; pretrained weights are for 3.
 
     Raises:
-        ValueError: timm does not know the network, or it cannot give feature maps.
+        ValueError: timm does not know the network, or it cannot give feature maps or take so many planes.
     """
 
     def __init__(
@@ -55,15 +56,18 @@ class TimmBackbone(Backbone):
         pooled: bool = False,
         training_stages: bool = False,
         weights: str = "",
+        planes: int = 3,
     ) -> None:
         super().__init__()
+        if planes != 3 and (pretrained or weights or not pooled):
+            raise ValueError(f"pretrained weights and feature maps are for images of 3 channels, not {planes}")
         if not timm.is_model(name):
             near = timm.list_models(f"*{name[:6]}*")[:5]
             raise ValueError(f"timm has no network {name!r}; some near: {', '.join(near) or 'none'}")
         self.pooled = pooled
         self.training_stages = training_stages
         if pooled:
-            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0)
+            self.net: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=planes)
             if weights:
                 load_backbone_weights(self.net, weights)
             vector: Any = getattr(self.net, "head_hidden_size", self.net.num_features)

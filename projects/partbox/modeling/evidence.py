@@ -62,6 +62,22 @@ class PartEvidence:
         # what a detector's losses need of a forward pass in training
         self.training_outputs: Outputs | None = None
 
+    def for_images(self, count: int) -> PartEvidence:
+        """This evidence for ``count`` versions of its images: of one image it is repeated, of a batch it stays.
+
+        Raises:
+            ValueError: a batch of another size, whose rows would be mistaken for others'.
+        """
+        found = self._mask_logits if self._mask_logits is not None else self.detections.logits
+        if len(found) == count:
+            return self
+        if len(found) != 1:
+            raise ValueError(f"evidence of {len(found)} images is not that of {count}: ask about one image at a time")
+        masks = None if self._mask_logits is None else self._mask_logits.expand(count, -1, -1, -1)
+        one = self._detections
+        detections = one and PartDetections(one.logits.expand(count, -1, -1), one.boxes.expand(count, -1, -1))
+        return PartEvidence(masks, self.image_size, detections)
+
     @property
     def has_masks(self) -> bool:
         return self._mask_logits is not None

@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from partbox.data.part_map import IGNORE
 
+from .evidence import PartEvidence
+from .heads.part_box import soft_boxes
+
 
 def part_loss(
     mask_logits: Tensor,
@@ -52,3 +55,69 @@ def part_loss(
     if weights is not None:
         losses = losses * weights[labelled, None, None]
     return losses.sum() / (maps != IGNORE).sum()
+
+
+def true_centres(part_maps: Tensor, num_channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Centroid of each part's pixels, and whether it has any.
+
+    Args:
+        part_maps: (B, H, W) int64 at the extractor's part level, 0 = background, -1 = not labelled.
+        num_channels: P.
+        dtype: of the centroids.
+
+    Returns:
+        (B, P, 2) as (x, y) in [-1, 1], the sides of the image, 0 where a part is absent; (B, P) bool.
+    """
+    height, width = part_maps.shape[-2:]
+    index = part_maps.clamp_min(0).flatten(1)  # what is not labelled goes where the background goes, and that is cut
+
+    def total(values: Tensor) -> Tensor:
+        sums = values.new_zeros(len(index), 1 + num_channels)
+        return sums.scatter_add_(1, index, values.expand(len(index), -1))[:, 1:]
+
+    def position(size: int) -> Tensor:
+        cells = torch.arange(size, device=part_maps.device, dtype=dtype)
+        return (cells + 0.5) / size * 2 - 1
+
+    pixels = total(torch.ones(1, height * width, device=part_maps.device, dtype=dtype))
+    x = total(position(width).repeat(height)[None])
+    y = total(position(height).repeat_interleave(width)[None])
+    return torch.stack([x, y], dim=-1) / pixels.clamp_min(1)[..., None], pixels > 0
+
+
+def keypoint_loss(
+    evidence: PartEvidence,
+    part_maps: Tensor,
+    labels: Tensor,
+    to_class: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """The original system's keypoint loss: are the parts where they should be, and is the object of its class?
+
+    mean over the parts p that an image shows of (cx_p - x_p)^2 + (cy_p - y_p)^2, plus the cross-entropy of the classes
+    with logits a_k = share of the image that the soft masks of class k's parts cover. (cx, cy) is the centroid of the
+    soft mask of :func:`partbox.modeling.heads.part_box.soft_boxes`, (x, y) that of the labelled pixels, both in
+    [-1, 1]. Source: ``_semi_keypoint_loss`` of the 2023 code (nab-126/adv-part-based-models), which compares x with
+    y (its label masks are transposed) and reads the centroids from the masks' last rows; here each axis is compared
+    with itself. Its authors expect the second term to drive all pixels to one class.
+
+    An image without labelled pixels adds nothing to either term; 0 without any labelled image.
+
+    Args:
+        evidence: with masks (B, 1 + P, h, w).
+        part_maps: (B, H, W) int64 at the extractor's part level, 0 = background, -1 = not labelled.
+        labels: (B,) classes.
+        to_class: (P, K), the class of each mask channel, rows summing to 1.
+        weights: (B,), what an image's terms count, as in :func:`part_loss`; None stands for ones.
+    """
+    labelled = (part_maps != IGNORE).flatten(1).any(dim=1)
+    if not bool(labelled.any()):
+        return evidence.mask_logits.sum() * 0
+    centres = soft_boxes(evidence)[labelled][..., :2] * 2 - 1
+    wanted, present = true_centres(part_maps[labelled], centres.shape[1], centres.dtype)
+    squares = ((centres - wanted) ** 2).sum(dim=-1)
+    areas = evidence.masks[labelled][:, 1:].mean(dim=(2, 3)) @ to_class
+    classes = functional.cross_entropy(areas, labels[labelled], reduction="none")
+    if weights is not None:
+        squares, classes = squares * weights[labelled, None], classes * weights[labelled]
+    return squares[present].sum() / present.sum().clamp_min(1) + classes.mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,42 +18,12 @@ from .build import build_extractor, build_head
 from .evidence import PartEvidence
 from .extractors import Extractor, ExtractorInputs, PartObjects
 from .extractors.detector import DetectorExtractor, detected_parts
-from .heads import EvidenceHead, FeatureHead
-from .levels import LevelMap
-from .losses import part_loss
+from .heads import DecoderHead, EvidenceHead, FeatureHead, Head, ImageHead
+from .levels import LevelMap, channels_to_class, part_level
+from .losses import keypoint_loss, part_loss
+from .outputs import PartOutput, PartTargets
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
-
-@dataclass(frozen=True)
-class PartOutput:
-    """What one forward pass gives.
-
-    Attributes:
-        logits: (B, K).
-        evidence: of the extractor, None for a plain classifier.
-    """
-
-    logits: Tensor
-    evidence: PartEvidence | None
-
-
-@dataclass(frozen=True)
-class PartTargets:
-    """Labels of a batch.
-
-    Attributes:
-        labels: (B,) int64 class of each image.
-        part_maps: (B, H, W) int64 part of each pixel, 0 = background, 1 + p = part p, -1 = not labelled.
-        objects: the parts of each image as objects, for detectors; None for an image whose parts are not labelled.
-        part_weights: (B,) in (0, 1], what each image's part term counts (less than 1 for predicted labels); None stands
-            for ones.
-    """
-
-    labels: Tensor
-    part_maps: Tensor
-    objects: tuple[PartObjects | None, ...] = ()
-    part_weights: Tensor | None = None
 
 
 class PartClassifier(nn.Module):
@@ -66,12 +35,16 @@ class PartClassifier(nn.Module):
     Args:
         backbone: detectron2 backbone.
         extractor: None for a plain classifier.
-        head: reads the evidence, or the features.
+        head: reads the evidence, evidence and image, or features.
         class_names: of the K classes.
         part_names: of the P parts, as ``class:part``.
         part_to_class: class index of each part.
         level: part level of the extractor's channels.
+        groups: of level ``group``, see :func:`partbox.modeling.levels.part_level`.
+        from_clean_image: the extractor sees the clean image, whatever an attack does to the one that the head sees.
         part_loss_weight: c of (1 - c) classification + c parts.
+        pixel_loss_weight: of the pixels' cross-entropy within the part term.
+        keypoint_loss_weight: of :func:`partbox.modeling.losses.keypoint_loss` within the part term.
         part_loss_at_image_size: see :func:`partbox.modeling.losses.part_loss`.
         part_focal_gamma: of the part term; 0 is plain cross-entropy.
         label_smoothing: of the classification term.
@@ -82,6 +55,7 @@ class PartClassifier(nn.Module):
 
     pixel_mean: Tensor
     pixel_std: Tensor
+    channel_to_class: Tensor
 
     @configurable
     def __init__(
@@ -89,12 +63,16 @@ class PartClassifier(nn.Module):
         *,
         backbone: nn.Module,
         extractor: Extractor | None,
-        head: EvidenceHead | FeatureHead,
+        head: Head,
         class_names: Sequence[str],
         part_names: Sequence[str],
         part_to_class: Sequence[int],
         level: str = "part",
+        groups: Sequence[dict[str, Any]] = (),
+        from_clean_image: bool = False,
         part_loss_weight: float = 0.5,
+        pixel_loss_weight: float = 1.0,
+        keypoint_loss_weight: float = 0.0,
         part_loss_at_image_size: bool = True,
         part_focal_gamma: float = 0.0,
         label_smoothing: float = 0.0,
@@ -105,7 +83,7 @@ class PartClassifier(nn.Module):
         super().__init__()
         if not 0 <= part_loss_weight <= 1:
             raise ValueError(f"MODEL.PART.LOSS_WEIGHT must lie in [0, 1], not {part_loss_weight}")
-        if isinstance(head, EvidenceHead) and extractor is None:
+        if isinstance(head, EvidenceHead | ImageHead | DecoderHead) and extractor is None:
             raise ValueError(f"{type(head).__name__} needs part evidence: MODEL.PART.EXTRACTOR.NAME must not be 'none'")
         self.backbone = backbone
         self.extractor = extractor
@@ -113,9 +91,14 @@ class PartClassifier(nn.Module):
         self.class_names = tuple(class_names)
         self.part_names = tuple(part_names)
         self.part_to_class = tuple(part_to_class)
-        self.level = level
-        self.level_map = LevelMap(level, part_to_class)
+        self.level = part_level(level, class_names, part_names, part_to_class, groups)
+        self.level_map = LevelMap(self.level)
+        self.from_clean_image = from_clean_image
         self.part_loss_weight = part_loss_weight if extractor is not None else 0.0
+        self.pixel_loss_weight, self.keypoint_loss_weight = pixel_loss_weight, keypoint_loss_weight
+        if keypoint_loss_weight:
+            owners = channels_to_class(self.level, part_to_class, len(class_names))
+            self.register_buffer("channel_to_class", owners, persistent=False)
         self.part_loss_at_image_size = part_loss_at_image_size
         self.part_focal_gamma = part_focal_gamma
         self.label_smoothing = label_smoothing
@@ -147,7 +130,11 @@ class PartClassifier(nn.Module):
             "part_names": list(part.PART_NAMES),
             "part_to_class": list(part.PART_TO_CLASS),
             "level": part.EXTRACTOR.LEVEL,
+            "groups": list(part.EXTRACTOR.GROUPS),
+            "from_clean_image": part.EXTRACTOR.FROM_CLEAN_IMAGE,
             "part_loss_weight": part.LOSS_WEIGHT,
+            "pixel_loss_weight": part.PIXEL_LOSS_WEIGHT,
+            "keypoint_loss_weight": part.KEYPOINT_LOSS_WEIGHT,
             "part_loss_at_image_size": part.LOSS_RESOLUTION == "image",
             "part_focal_gamma": part.FOCAL_GAMMA,
             "label_smoothing": part.LABEL_SMOOTHING,
@@ -161,9 +148,48 @@ class PartClassifier(nn.Module):
         return self.pixel_mean.device
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the mask channels, without background."""
+        return self.level.channels
+
+    @property
     def label_needs_evidence(self) -> bool:
-        """Whether the part evidence is the only path from the image to the label."""
+        """Whether the label depends on the part evidence, as part of what the head sees or all of it."""
+        return isinstance(self.head, EvidenceHead | ImageHead)
+
+    @property
+    def evidence_is_the_only_path(self) -> bool:
+        """Whether nothing but the part evidence leads from the image to the label."""
         return isinstance(self.head, EvidenceHead)
+
+    @property
+    def evidence_is_given(self) -> bool:
+        """Whether the label rests on evidence that no attack on the image can change: an oracle, and no defence.
+
+        It comes from the true parts, or from the clean image. So ``logits`` cannot be asked, only ``logits_for``.
+        """
+        if self.extractor is None or not self.label_needs_evidence:
+            return False
+        return self.from_clean_image or self.extractor.needs_part_maps
+
+    @property
+    def oracle(self) -> str:
+        """Why an evaluation of this model is an upper bound and shows no defence; empty where it is none."""
+        if not self.evidence_is_given:
+            return ""
+        if self.from_clean_image:
+            return "oracle: the part masks are those of the clean image whatever the attack does, an upper bound"
+        return "oracle: the part masks are the labels, an upper bound"
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What has to be said beside every number of this model under attack."""
+        inexact = (
+            "the head's masks are hard, and the attacks follow an estimate of the gradient (straight-through): robust "
+            "accuracy is an upper bound, compare with an attack without gradients (square)"
+        )
+        found = (self.oracle, "" if self.head.exact_gradient or self.evidence_is_given else inexact)
+        return tuple(remark for remark in found if remark)
 
     def train(self, mode: bool = True) -> PartClassifier:
         super().train(mode)
@@ -173,63 +199,105 @@ class PartClassifier(nn.Module):
                     module.eval()
         return self
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] -> what networks see."""
+        return (images - self.pixel_mean) / self.pixel_std
+
     def run(self, images: Tensor, targets: PartTargets | None = None, *, evidence_needed: bool = True) -> PartOutput:
         """One forward pass.
 
         Args:
             images: (B, 3, H, W) float RGB in [0, 1].
-            targets: for the oracle extractor, and for detectors in training.
+            targets: for evidence that does not come from ``images``, and for detectors in training.
             evidence_needed: False skips the extractor where the label does not depend on it.
+
+        Raises:
+            ValueError: the evidence comes from the clean image or the true parts, and there are none.
         """
-        features = self.backbone((images - self.pixel_mean) / self.pixel_std)
+        seen = images
+        if self.from_clean_image:
+            if targets is None or targets.clean_images is None:
+                raise ValueError("this model's parts come from the clean image, which must be given: use logits_for")
+            seen = targets.clean_images
+        features = self.backbone(self.normalised(seen))
+        inputs = self._extractor_inputs(features, seen, targets, learns=evidence_needed)
+        if isinstance(self.head, DecoderHead):
+            assert self.extractor is not None  # the constructor refused this head without extractor
+            decoded = self.extractor.decode(inputs)
+            evidence = self.extractor.evidence_of(decoded, inputs) if evidence_needed else None
+            return PartOutput(self.head(decoded), evidence)
         evidence = None
         used = self.extractor is not None and (self.training or not self.extractor.training_only)
         if self.extractor is not None and used and (evidence_needed or self.label_needs_evidence):
-            maps = None
-            if targets is not None and self.extractor.needs_part_maps:
-                maps = self.level_map(targets.part_maps)
-            learns = evidence_needed and self.extractor.learns_objects
-            objects = targets.objects if targets is not None and learns else None
-            evidence = self.extractor(ExtractorInputs(features, images, maps, objects))
-        if isinstance(self.head, EvidenceHead):
-            assert evidence is not None  # the constructor refused an evidence head without extractor
-            return PartOutput(self.head(evidence), evidence)
-        return PartOutput(self.head(features), evidence)
+            evidence = self.extractor(inputs)
+        if isinstance(self.head, FeatureHead):
+            return PartOutput(self.head(features), evidence)
+        assert evidence is not None  # the constructor refused these heads without extractor
+        return PartOutput(self._logits_of(evidence, images), evidence)
+
+    def _extractor_inputs(
+        self, features: dict[str, Tensor], images: Tensor, targets: PartTargets | None, *, learns: bool
+    ) -> ExtractorInputs:
+        maps = objects = None
+        if targets is not None and self.extractor is not None and self.extractor.needs_part_maps:
+            maps = self.level_map(targets.part_maps)
+        if targets is not None and self.extractor is not None and self.extractor.learns_objects and learns:
+            objects = targets.objects
+        return ExtractorInputs(features, images, maps, objects)
+
+    def _logits_of(self, evidence: PartEvidence, images: Tensor) -> Tensor:
+        """What a head that reads evidence answers to it and, where it sees them, to the images in [0, 1]."""
+        if isinstance(self.head, ImageHead):
+            logits: Tensor = self.head(evidence, self.normalised(images))
+        else:
+            logits = self.head(evidence)
+        return logits
 
     def logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), float RGB in [0, 1] -> logits (B, K)."""
+        """Images (B, 3, H, W), float RGB in [0, 1] -> logits (B, K).
+
+        Raises:
+            ValueError: :attr:`evidence_is_given`, which needs :meth:`logits_for`.
+        """
         return self.run(images, evidence_needed=False).logits
 
     @property
     def reads_masks(self) -> bool:
         """Whether the label depends on part masks: not on detections, and not on features alone."""
-        return isinstance(self.head, EvidenceHead) and not self.head.from_detections
+        return self.label_needs_evidence and not self.head.from_detections
 
     def logits_of_masks(self, mask_logits: Tensor, image_size: tuple[int, int]) -> Tensor:
         """What the head answers to mask logits (B, 1 + P, h, w) of images of (height, width) pixels; (B, K).
 
         Raises:
-            ValueError: the head does not read the parts.
+            ValueError: the head does not read the parts, or more than the parts.
         """
-        if not self.reads_masks:
-            raise ValueError(f"{type(self.head).__name__} does not read part masks")
+        if not self.reads_masks or not self.evidence_is_the_only_path:
+            raise ValueError(f"{type(self.head).__name__} does not read part masks alone")
         logits: Tensor = self.head(PartEvidence(mask_logits, image_size))
         return logits
 
     @property
     def attackable(self) -> bool:
-        """Whether the logits depend on the image at all: False with the oracle extractor."""
-        return self.extractor is None or not self.label_needs_evidence or not self.extractor.needs_part_maps
+        """Whether the logits depend on the image at all: not where given evidence is all that the head sees."""
+        return not (self.evidence_is_given and self.evidence_is_the_only_path)
 
     def logits_for(self, batch: Sequence[dict[str, Any]]) -> Callable[[Tensor], Tensor]:
-        """The function images -> logits for this batch; with the oracle extractor it holds the batch's labels."""
-        if self.attackable:
+        """The function images -> logits for this batch.
+
+        Where :attr:`evidence_is_given`, it holds the evidence of the batch as it is now, in the model's present mode:
+        the images that it is asked about must be versions of those of the batch in the same order, or any number of
+        versions of the one image of a batch of one. An attack, which drops images that are done, needs the latter.
+        """
+        if not self.evidence_is_given:
             return self.logits
-        targets = self.targets_of(batch)
-        return lambda images: self.run(images, targets, evidence_needed=False).logits
+        with torch.no_grad():
+            evidence = self.run(self.images_of(batch), self.targets_of(batch)).evidence
+        assert evidence is not None
+        return lambda images: self._logits_of(evidence.for_images(len(images)), images)
 
     def losses(self, images: Tensor, targets: PartTargets) -> dict[str, Tensor]:
-        """The two weighted terms of the training loss, ``loss_class`` and (with an extractor) ``loss_part``."""
+        """The weighted terms of the training loss: ``loss_class`` and those of :meth:`part_losses`."""
         output = self.run(images, targets)
         classification = self.classification_loss(output.logits, targets)
         return {"loss_class": (1 - self.part_loss_weight) * classification, **self.part_losses(output, targets)}
@@ -239,25 +307,28 @@ class PartClassifier(nn.Module):
         return functional.cross_entropy(logits, targets.labels, label_smoothing=self.label_smoothing)
 
     def part_losses(self, output: PartOutput, targets: PartTargets) -> dict[str, Tensor]:
-        """The weighted part term as ``loss_part``; nothing without an extractor."""
+        """The weighted part term, ``loss_part`` and (with a weight) ``loss_keypoint``; nothing without extractor."""
         if output.evidence is None:
             return {}
         if self.extractor is not None and self.extractor.learns_objects:
             part = self.extractor.loss(output.evidence, targets.objects, targets.part_weights)
-        else:
-            maps = self.level_map(targets.part_maps)
-            terms = [
-                part_loss(
-                    logits,
-                    maps,
-                    at_image_size=self.part_loss_at_image_size,
-                    focal=self.part_focal_gamma,
-                    weights=targets.part_weights,
-                )
-                for logits in output.evidence.resolutions
-            ]
-            part = torch.stack(terms).mean()
-        return {"loss_part": self.part_loss_weight * part}
+            return {"loss_part": self.part_loss_weight * part}
+        maps, weights = self.level_map(targets.part_maps), targets.part_weights
+        terms = [
+            part_loss(
+                logits,
+                maps,
+                at_image_size=self.part_loss_at_image_size,
+                focal=self.part_focal_gamma,
+                weights=weights,
+            )
+            for logits in output.evidence.resolutions
+        ]
+        losses = {"loss_part": self.part_loss_weight * self.pixel_loss_weight * torch.stack(terms).mean()}
+        if self.keypoint_loss_weight:
+            keypoints = keypoint_loss(output.evidence, maps, targets.labels, self.channel_to_class, weights)
+            losses["loss_keypoint"] = self.part_loss_weight * self.keypoint_loss_weight * keypoints
+        return losses
 
     def images_of(self, batch: Sequence[dict[str, Any]]) -> Tensor:
         """The batch's images, (B, 3, H, W) float RGB in [0, 1] on the model's device.
@@ -284,7 +355,8 @@ class PartClassifier(nn.Module):
         objects: tuple[PartObjects | None, ...] = ()
         if self.extractor is not None and self.extractor.learns_objects:
             objects = tuple(self._objects(sample.get("instances")) for sample in batch)
-        return PartTargets(labels, torch.stack(maps).to(self.device), objects, self._part_weights(batch))
+        clean = self.images_of(batch) if self.from_clean_image else None
+        return PartTargets(labels, torch.stack(maps).to(self.device), objects, self._part_weights(batch), clean)
 
     def _part_weights(self, batch: Sequence[dict[str, Any]]) -> Tensor | None:
         """``part_weight`` of each sample, (B,); None where all are 1, so that the loss is the same to the last bit."""
@@ -327,7 +399,7 @@ class PartClassifier(nn.Module):
 
     def predict_batch(self, images: Tensor, batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Predictions on ``images`` (B, 3, H, W) in [0, 1], which stand for the images of ``batch``."""
-        needed = self.extractor is not None and self.extractor.needs_part_maps
+        needed = self.from_clean_image or (self.extractor is not None and self.extractor.needs_part_maps)
         return self.predictions(self.run(images, self.targets_of(batch) if needed else None))
 
     def predictions(self, output: PartOutput) -> list[dict[str, Any]]:

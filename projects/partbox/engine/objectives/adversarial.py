@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from partbox.attacks import PGD, PartPGD, ThreatModel, attack_mode
+from partbox.attacks.base import Predict
 from partbox.attacks.draws import gaussian_starts
 from partbox.evaluation.part_predictions import part_predict
-from partbox.modeling import PartClassifier
-from partbox.modeling.part_classifier import PartTargets
+from partbox.modeling import PartClassifier, PartTargets
 
 from .base import Batch
 from .losses import boosted_cross_entropy, divergence, mart_robust_loss, trades_robust_loss
@@ -83,14 +83,14 @@ class AdversarialObjective(ABC):
             if self.part_attack is not None:
                 adversarial = self._perturb_parts(self.part_attack, model, images, targets, ids)
             else:
-                adversarial = self.perturb(model, images, targets.labels, ids)
+                adversarial = self.perturb(model.logits_for(batch), images, targets.labels, ids)
         if self.weight_perturbation is not None:
             return self.weight_perturbation(self.losses, model, images, adversarial.detach(), targets)
         return self.losses(model, images, adversarial.detach(), targets)
 
-    def perturb(self, model: PartClassifier, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
+    def perturb(self, predict: Predict, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
         """Adversarial images (B, 3, H, W) of a model in evaluation mode."""
-        return self.attack_at(self.strength).perturb(model.logits, images, labels, image_ids=ids, seed=self.seed)
+        return self.attack_at(self.strength).perturb(predict, images, labels, image_ids=ids, seed=self.seed)
 
     def _perturb_parts(
         self, attack: PartPGD, model: PartClassifier, images: Tensor, targets: PartTargets, ids: Sequence[str]
@@ -190,13 +190,13 @@ class TradesObjective(TwoBranchObjective):
         if not self.random_start:
             raise ValueError("TRADES needs RANDOM_START: its divergence has no gradient at the clean image")
 
-    def perturb(self, model: PartClassifier, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
+    def perturb(self, predict: Predict, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
         with torch.no_grad():
-            clean = model.logits(images)
+            clean = predict(images)
         attack = self.attack_at(self.strength)
         starts = gaussian_starts(attack.threat, images, ids, seed=self.seed, deviation=self.START_NOISE)
         return attack.perturb(
-            model.logits,
+            predict,
             images,
             labels,
             image_ids=ids,

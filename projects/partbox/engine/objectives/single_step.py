@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from partbox.attacks import ThreatModel
+from partbox.attacks.base import Predict
 from partbox.attacks.draws import random_starts
-from partbox.modeling import PartClassifier
 
 from .adversarial import PGDObjective
 
@@ -34,9 +34,9 @@ class NoisyFGSMObjective(PGDObjective):
             raise ValueError(f"n-fgsm is defined for linf, not {threat.norm}")
         super().__init__(threat, steps=1, step_size=threat.eps, random_start=True, seed=seed)
 
-    def perturb(self, model: PartClassifier, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
+    def perturb(self, predict: Predict, images: Tensor, labels: Tensor, ids: Sequence[str]) -> Tensor:
         noise_ball = self.threat.scaled(NOISE * self.strength)
         noisy = random_starts(noise_ball, images, ids, seed=self.seed, restart=0)
         # Around the noisy image, one step of eps never meets the wall of its own ball.
         step = self.attack_at(self.strength)
-        return step.perturb(model.logits, noisy, labels, image_ids=ids, seed=self.seed, starts=noisy)
+        return step.perturb(predict, noisy, labels, image_ids=ids, seed=self.seed, starts=noisy)

@@ -55,6 +55,8 @@ class Extractor(nn.Module):
             masks are compared with part maps.
         queries: number of detections.
         training_only: whether it runs in training alone; the label must not depend on it.
+        decoder_channels: channels of the features that the masks are made of (:meth:`decode`); 0 = it has none to show.
+        decoder_stride: their stride in pixels.
     """
 
     num_channels: int
@@ -64,6 +66,16 @@ class Extractor(nn.Module):
     learns_objects = False
     queries = 0
     training_only = False
+    decoder_channels = 0
+    decoder_stride = 0
+
+    def decode(self, inputs: ExtractorInputs) -> Tensor:
+        """The features that the masks are made of, (B, C, h, w)."""
+        raise NotImplementedError
+
+    def evidence_of(self, decoded: Tensor, inputs: ExtractorInputs) -> PartEvidence:
+        """The evidence that :meth:`decode` leads to."""
+        raise NotImplementedError
 
     def forward(self, inputs: ExtractorInputs) -> PartEvidence:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from .base import Extractor, ExtractorInputs
 
 
 class OracleExtractor(Extractor):
-    """Evidence made from the labels; does not look at the image and so cannot be attacked.
+    """Evidence made from the labels; does not look at the image, and so no attack moves it.
 
     Args:
         num_channels: P, mask channels without background.

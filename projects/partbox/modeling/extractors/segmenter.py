@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.projects.deeplab import DeepLabV3PlusHead
-from torch import nn
+from torch import Tensor, nn
 
 from ..evidence import PartEvidence
 from .base import Extractor, ExtractorInputs
@@ -37,14 +37,18 @@ class SegmenterExtractor(Extractor):
     """Soft part masks at the decoder's stride (``MODEL.SEM_SEG_HEAD``), from a shared backbone.
 
     Args:
-        decoder: gives mask logits (B, 1 + P, h, w) through ``layers(features)``.
+        decoder: gives features (B, C, h, w) through ``layers(features)``, and of those mask logits (B, 1 + P, h, w)
+            through ``predictor``.
         num_channels: P.
     """
 
     def __init__(self, decoder: DeepLabV3PlusHead, num_channels: int) -> None:
         super().__init__()
         self.decoder = decoder
+        decoder.decoder_only = True  # layers() stops before the predictor
         self.num_channels = num_channels
+        self.decoder_channels = decoder.predictor.in_channels
+        self.decoder_stride = decoder.common_stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec], num_channels: int) -> SegmenterExtractor:
@@ -67,6 +71,13 @@ class SegmenterExtractor(Extractor):
         nn.init.kaiming_normal_(decoder.predictor.weight, nonlinearity="linear")
         return cls(decoder, num_channels)
 
-    def forward(self, inputs: ExtractorInputs) -> PartEvidence:
+    def decode(self, inputs: ExtractorInputs) -> Tensor:
+        decoded: Tensor = self.decoder.layers(inputs.features)
+        return decoded
+
+    def evidence_of(self, decoded: Tensor, inputs: ExtractorInputs) -> PartEvidence:
         height, width = inputs.images.shape[-2:]
-        return PartEvidence(self.decoder.layers(inputs.features), (height, width))
+        return PartEvidence(self.decoder.predictor(decoded), (height, width))
+
+    def forward(self, inputs: ExtractorInputs) -> PartEvidence:
+        return self.evidence_of(self.decode(inputs), inputs)
