@@ -133,8 +133,8 @@ def _check_classifier(cfg: CfgNode, model: PartClassifier, masks: bool) -> None:
         )
     if model.level.name != "part":
         raise ConfigError(
-            f"MODEL.PART.EXTRACTOR.LEVEL {model.level.name}: this model does not tell the parts of an object apart, use one "
-            "trained at level part"
+            f"MODEL.PART.EXTRACTOR.LEVEL {model.level.name}: this model does not tell the parts of an object apart, "
+            "use one trained at level part"
         )
     if masks and not extractor.gives_masks:
         raise ConfigError(f"--labels mask: the extractor {name} of this model gives boxes alone, use --labels box")
