@@ -63,6 +63,7 @@ def teacher(example_dataset, tmp_path):
     """The folder of a run that was never trained: configuration and random weights."""
 
     def make(*options: str, name: str = "teacher") -> Path:
+        forget_builtin_datasets()  # tests that ran before may have left them at another root
         cfg = small_config(example_dataset, *options)
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)

@@ -111,11 +111,11 @@ class PartDatasetMapper:
 
         A crop that comes first is cut before the photograph becomes an array: most of a large one is never copied.
         """
-        first, *others = self.augmentations.augs
-        if isinstance(first, RandomResizedCrop):
-            image, cut = first.cut(photograph)
+        steps = self.augmentations.augs
+        if steps and isinstance(steps[0], RandomResizedCrop):
+            image, cut = steps[0].cut(photograph)
             found = T.AugInput(image)
-            transforms = cut + T.AugmentationList(others)(found)
+            transforms = cut + T.AugmentationList(steps[1:])(found)
             return found.image, transforms
         found = T.AugInput(np.asarray(photograph))
         transforms = self.augmentations(found)
