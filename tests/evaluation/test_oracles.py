@@ -163,6 +163,22 @@ def test_every_result_under_attack_says_what_the_model_is(example_dataset, name)
 
 
 @pytest.mark.parametrize("name", ATTACKED)
+def test_self_checks_of_an_oracle_attack_each_image_beside_its_own_masks(example_dataset, name):
+    """As many fall in a check as in an evaluation with the same attack and seed."""
+    model, batch = model_and_batch(example_dataset, name, images=6)
+    images, ids = model.images_of(batch), [sample["image_id"] for sample in batch]
+    labels = torch.tensor([sample["label"] for sample in batch])
+    spec = {"name": "pgd", "eps": 1.5 / 255, "steps": 3}
+    (_, attack) = build_perturbations([spec])
+    with attack_mode(model):
+        expected = attack_batch(model, batch, PGD(THREAT, 3), images, labels, image_ids=ids, seed=1).fooled
+        assert 0 < int(expected.sum()) < 6
+        checks = as_subject(model).self_checks(batch, [attack], (~expected).tolist(), seed=0)
+    (monotone,) = [check for check in checks if check.name == "monotone"]
+    assert monotone.values["fooled"][1] == int(expected.sum())
+
+
+@pytest.mark.parametrize("name", ATTACKED)
 def test_verdicts_of_an_oracle_do_not_depend_on_the_batch(example_dataset, name):
     found = [outcome_of(example_dataset, name, size).records for size in (1, 4)]
     keys = [[(one.image_id, one.perturbation, one.prediction, one.fooled) for one in records] for records in found]

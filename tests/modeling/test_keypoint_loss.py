@@ -74,6 +74,8 @@ def test_absent_parts_and_unlabelled_images_add_nothing():
     both = keypoint_loss(PartEvidence(logits, (12, 10)), maps, labels, TO_CLASS.double())
     alone = keypoint_loss(PartEvidence(logits[:1], (12, 10)), maps[:1], labels[:1], TO_CLASS.double())
     torch.testing.assert_close(both, alone)
+    turned = PartEvidence(logits.flip(0), (12, 10))  # the unlabelled one first: nobody else's label is taken
+    torch.testing.assert_close(keypoint_loss(turned, maps.flip(0), labels.flip(0), TO_CLASS.double()), alone)
     centre = logits[:1].softmax(dim=1)[0, 2] + 1e-6 / 6  # about what axis_moments adds
     x = float((centre.sum(dim=0) * (torch.arange(5) + 0.5) / 5).sum() / centre.sum()) * 2 - 1
     y = float((centre.sum(dim=1) * (torch.arange(6) + 0.5) / 6).sum() / centre.sum()) * 2 - 1
