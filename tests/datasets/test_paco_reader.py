@@ -142,7 +142,7 @@ def test_polygons_are_kept_and_those_without_area_left_out(tmp_path):
     (handle,) = label.photo.objects[0].parts
     assert handle.segmentation == [triangle]
     assert handle.box == (10, 9, 20, 20.5)
-    assert label.dropped == {("mug", "part", "mask without a pixel"): 1}
+    assert label.dropped == {("mug", "part", "mask without a pixel in its photograph"): 1}
 
 
 def test_boxes_of_the_published_size_without_masks(tmp_path):
@@ -211,7 +211,7 @@ def test_everything_left_out_is_counted_with_its_reason(tmp_path):
         ("dog", "part", "crowd (iscrowd = 1)"): 1,
         ("dog", "part", "to be ignored (ignore = 1)"): 1,
         ("dog", "part", "no mask"): 1,
-        ("dog", "part", "mask without a pixel"): 1,
+        ("dog", "part", "mask without a pixel in its photograph"): 1,
     }
     empty = labels[f"train2017/{image + 1:012d}.jpg"]
     assert empty.photo.objects == ()
@@ -326,14 +326,17 @@ MUG_ID, DOG_ID, HANDLE = CLASS_ID["mug"], CLASS_ID["dog"], PART_ID["mug:handle"]
         (annotation(0, bbox=[1, 2, 3]), r"annotations\[0\].*bbox must be four finite numbers"),
         (annotation(0, bbox=[40, 20, -3, 9]), r"annotations\[0\].*negative width"),
         (without(0, "bbox"), r'annotations\[0\].*required key "bbox" is missing'),
-        (annotation(3, segmentation="abc"), r"annotations\[3\].*segmentation: must be a list of polygons or an RLE"),
+        (annotation(3, segmentation="abc"), r"annotations\[3\].*segmentation must be a list of polygons or an RLE"),
         (
             annotation(3, segmentation={**compressed(rectangle((8, 12, 4, 9))), "size": [WIDTH, HEIGHT]}),
             r"annotations\[3\].*RLE size .*\[64, 48\], the image's is \[48, 64\]",
         ),
         (annotation(3, segmentation={"size": [HEIGHT, WIDTH], "counts": [9, 9]}), r"annotations\[3\].*sum to 18"),
-        (annotation(3, segmentation=[[1, 1, 9, 1, 9, float("1e5")]]), r"annotations\[3\].*polygon 0 leaves its image"),
-        (annotation(3, segmentation=[[1, 1, 9, 1, 9, 9], [1, 1, 9, 1, 9]]), r"annotations\[3\].*polygon 1 has an odd"),
+        (annotation(3, segmentation=[[1, 1, 9, 1, 9, float("1e5")]]), r"annotations\[3\].*polygon leaves its image"),
+        (
+            annotation(3, segmentation=[[1, 1, 9, 1, 9, 9], [1, 1, 9, 1, 9]]),
+            r"annotations\[3\].*polygon 1 must be an even number",
+        ),
         (lambda d: d["train"]["images"][0].pop("width"), r'images\[0\].*required key "width" is missing'),
         (lambda d: d["train"]["images"][0].update(height=0), r"images\[0\].*height must lie in"),
         (lambda d: d["train"]["images"][0].update(file_name="../a.jpg"), r"images\[0\].*no path below the folder"),

@@ -199,8 +199,8 @@ def odd_files() -> tuple[PartImageNetFiles, Counter]:
     train.photo("n01728920_1.JPEG")  # a class of which nothing tells what it is
     part = "part"
     reasons = {
-        ("Fish", part, "no polygon and no RLE"): 3,
-        ("Fish", part, "polygons or RLE without area in the photograph"): 4,
+        ("Fish", part, "no mask"): 3,
+        ("Fish", part, "mask without a pixel in its photograph"): 4,
         ("Fish", part, "crowd (iscrowd = 1)"): 1,
         ("Fish", part, "part of another super-class than its ImageNet class"): 2,
         ("Fish", "photograph", "is in the files twice"): 1,
@@ -439,7 +439,7 @@ def test_odd_photographs_of_plus_plus_are_counted(tmp_path, beside):
         (TENCH, "photograph", "its name is of another ImageNet class than its file"): 1,
         (TENCH, "part", LEFT_OUT): 4,
         (TIGER, "part", LEFT_OUT): 3,
-        (TENCH, "part", "no polygon and no RLE"): 1,
+        (TENCH, "part", "no mask"): 1,
         (TENCH, "part", "crowd (iscrowd = 1)"): 1,
     }
     kept = photos(found)

@@ -259,7 +259,7 @@ def test_what_is_left_out_stands_in_the_account(tmp_path, monkeypatch, capsys):
     assert "counts: 41 photographs, published are 24,095" in printed
     record = json.loads((tmp_path / "out/preparation.json").read_text())
     assert {(line["class"], line["what"], line["reason"], line["count"]) for line in record["report"]["dropped"]} == {
-        ("Fish", "part", "no polygon and no RLE", 1),
+        ("Fish", "part", "no mask", 1),
         ("Fish", "part", "crowd (iscrowd = 1)", 1),
         ("Fish", "part", "part of another super-class than its ImageNet class", 1),
     }

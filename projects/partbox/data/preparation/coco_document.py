@@ -19,11 +19,11 @@ from partbox.data.part_json_entry import Entry, describe, is_number
 from partbox.data.part_json_masks import mask_problem
 from partbox.data.part_json_types import PartDatasetError
 
+from .coco_mask import CROWD, is_absent, polygon_extent, read_polygons
 from .crop_geometry import Box, union_box
 
 EMPTY_BOX = "empty box"
 EMPTY_POLYGON = "polygons without area"
-CROWD = "crowd (iscrowd = 1)"
 
 BOX_DISAGREES = 2.0
 """Pixels by which a box may differ from that of its own polygons or RLE before it is mentioned."""
@@ -193,7 +193,7 @@ def _box(entry: Entry, *, required: bool) -> Box | None:
 def _segmentation(entry: Entry, size: tuple[int, int] | None) -> tuple[Any, Box | None]:
     """The entry's polygons or RLE and their box: (None, None) if it has none, ([], box) if they have no area."""
     given = entry.value.get("segmentation")
-    if given is None or given == {}:
+    if is_absent(given):
         return None, None
     if type(given) is dict:
         if size is None:
@@ -204,24 +204,5 @@ def _segmentation(entry: Entry, size: tuple[int, int] | None) -> tuple[Any, Box 
         if problem:
             raise entry.error(f"segmentation: {problem}")
         return given, extent
-    if type(given) is list and all(polygon == [] for polygon in given):
-        return None, None  # how some tools write "only a box"
-    if type(given) is not list:
-        raise entry.error(f"segmentation must be a list of polygons or an RLE object, is {describe(given)}")
-    for index, polygon in enumerate(given):
-        if type(polygon) is not list or len(polygon) % 2 or not all(map(is_number, polygon)):
-            fix = "a polygon is a flat list [x, y, x, y, ...]; a part may have several"
-            raise entry.error(f"segmentation: polygon {index} must be an even number of finite numbers", fix)
-    kept = [polygon for polygon in given if _has_area(polygon)]
-    boxes = [(min(p[::2]), min(p[1::2]), max(p[::2]), max(p[1::2])) for p in kept]
-    x0, y0, x1, y1 = union_box(boxes) if boxes else (0.0, 0.0, 0.0, 0.0)
-    return kept, (float(x0), float(y0), float(x1), float(y1))
-
-
-def _has_area(polygon: list[float]) -> bool:
-    if len(polygon) < 6:
-        return False
-    points = np.array(polygon, dtype=np.float64).reshape(-1, 2)
-    offsets = points - points[0]
-    farthest = offsets[(offsets**2).sum(axis=1).argmax()]
-    return bool(np.abs(offsets[:, 0] * farthest[1] - offsets[:, 1] * farthest[0]).max() > 1e-6)
+    kept = read_polygons(entry)
+    return kept, union_box([polygon_extent(polygon) for polygon in kept]) if kept else (0.0, 0.0, 0.0, 0.0)

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from partbox.data.part_json_entry import Entry, describe
 from partbox.data.part_json_types import PartDatasetError
 
+from ..coco_mask import read_mask
 from ..object_crops import Photo, SourceObject, SourcePart
 from ..photo_reader import PhotoLabels, Reason
-from .coco_mask import read_mask
 
 Empty = Literal["unlabelled", "absent"]
 Say = Callable[[str], None]

@@ -28,21 +28,19 @@ from typing import Any, Literal
 
 from partbox.data.part_json_annotations import POLYGON_TOLERANCE
 from partbox.data.part_json_entry import Entry, describe, is_number
-from partbox.data.part_json_masks import mask_problem
 from partbox.data.part_json_types import PartDatasetError
 
-from ..coco_document import CROWD, EMPTY_BOX
+from ..coco_document import EMPTY_BOX
+from ..coco_mask import CROWD, NO_MASK, read_mask
 from ..coco_objects import LEFT_OUT, NO_LABELS
 from ..coco_stream import CocoStream
-from ..crop_geometry import Box, union_box
+from ..crop_geometry import Box
 from ..object_crops import PartLabels, Photo, SourceObject, SourcePart
 from ..options import KeptLabels
 from ..photo_reader import PhotoLabels, Reason
 from .paco_release import CLASSES, PARTS, Release, same_categories
 
 IGNORED = "to be ignored (ignore = 1)"
-NO_MASK = "no mask"
-EMPTY_MASK = "mask without a pixel"
 
 _FRAME = re.compile(r"(?P<video>.+)_\d+\.\w+")
 
@@ -225,11 +223,12 @@ class PacoReader:
 
     def _part(self, annotation: Entry, part: int, size: tuple[int, int]) -> SourcePart | str:
         """A part with the tight box of its mask, or why it is left out."""
-        segmentation, box = _mask(annotation, size)
-        if segmentation is not None:
-            return SourcePart(part, box, segmentation) if segmentation else EMPTY_MASK
-        if self.labels == "mask":
-            return NO_MASK
+        found = read_mask(annotation, *size, tolerance=POLYGON_TOLERANCE)
+        if not isinstance(found, str):
+            segmentation, box = found
+            return SourcePart(part, box, segmentation)
+        if found != NO_MASK or self.labels == "mask":
+            return found
         box = _box(annotation)
         return EMPTY_BOX if _is_empty(box) else SourcePart(part, box)
 
@@ -258,32 +257,6 @@ def _box(annotation: Entry) -> Box:
         fix = "bbox is [x, y, width, height], not two corners"
         raise annotation.error(f"bbox {box} has a negative width or height", fix)
     return x, y, x + width, y + height
-
-
-def _mask(annotation: Entry, size: tuple[int, int]) -> tuple[Any, Box]:
-    """The RLE or polygons of an annotation and their tight box; None if it has none, [] if they hold no pixel."""
-    given = annotation.value.get("segmentation")
-    nowhere = 0.0, 0.0, 0.0, 0.0
-    if given in (None, [], {}):
-        return None, nowhere
-    if type(given) is not list:
-        problem, extent = mask_problem(given, *size, POLYGON_TOLERANCE)
-        if problem == "RLE mask is empty":
-            return [], nowhere
-        if problem:
-            raise annotation.error(f"segmentation: {problem}")
-        return given, extent
-    kept, extents = [], []
-    for index, polygon in enumerate(given):
-        if type(polygon) is list and len(polygon) in (0, 2, 4):
-            continue  # a point or a line
-        problem, extent = mask_problem([polygon], *size, POLYGON_TOLERANCE)
-        if not problem:
-            kept.append(polygon)
-            extents.append(extent)
-        elif "is degenerate" not in problem:
-            raise annotation.error(f"segmentation: {problem.replace('polygon 0', f'polygon {index}')}")
-    return kept, union_box(extents) if extents else nowhere
 
 
 # ---------------------------------------------------------------- images
