@@ -5,7 +5,8 @@
 #     bash scripts/test.sh tests/attacks -k pgd   arguments go to pytest
 #     bash scripts/test.sh -m slow                the slow ones
 #
-# PARTBOX_VENV: the environment's folder (.venv). OMP_NUM_THREADS: threads for each test process (1).
+# PARTBOX_VENV: the environment's folder (.venv). PARTBOX_TEST_PROCESSES: test files that run at once (the cores, at most
+# 4; 0 runs everything in one process, for a debugger). OMP_NUM_THREADS: threads for each of them (1).
 set -euo pipefail
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -31,7 +32,9 @@ bash scripts/setup_env.sh "$VENV"
 check "ruff check" "$VENV/bin/ruff" check .
 check "ruff format" "$VENV/bin/ruff" format --check --output-format concise .
 check "mypy" "$VENV/bin/mypy"
-check "pytest" "$VENV/bin/python" -m pytest "$@"
+CORES="$(env -u OMP_NUM_THREADS nproc)" # nproc would answer with the number of threads
+PROCESSES="${PARTBOX_TEST_PROCESSES:-$((CORES < 4 ? CORES : 4))}"
+check "pytest" "$VENV/bin/python" -m pytest -n "$PROCESSES" --dist loadfile "$@"
 
 if ((${#FAILED[@]})); then
     printf '\nFAILED: %s. Wall time %d min %d s.\n' "$(IFS=,; echo "${FAILED[*]}")" $((SECONDS / 60)) $((SECONDS % 60))
