@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+from partbox.data.catalog import BUILTIN_DATASETS, SHIFTED_NAMES, SPLITS, unregister_part_dataset
 
 Document = dict[str, Any]
 
@@ -118,6 +118,5 @@ def write_dataset(folder: Path, document: Document) -> tuple[Path, Path]:
 
 def forget_builtin_datasets() -> None:
     """Take the built-in names out of detectron2's catalogs, so that a test can register them for its own folder."""
-    for name in BUILTIN_DATASETS:
-        for split in SPLITS:
-            unregister_part_dataset(f"{name}_{split}")
+    for name in (*(f"{dataset}_{split}" for dataset in BUILTIN_DATASETS for split in SPLITS), *SHIFTED_NAMES):
+        unregister_part_dataset(name)

@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from part_dataset_files import valid_document, write_dataset
 
 from partbox.data import PartDatasetError, get_part_dataset, register_builtin_datasets, register_part_dataset
-from partbox.data.catalog import BUILTIN_DATASETS, SPLITS, unregister_part_dataset
+from partbox.data.catalog import BUILTIN_DATASETS, SHIFTED_NAMES, SPLITS, unregister_part_dataset
 from partbox.engine.detectors import records_of
 
 NAME = "test_catalog_train"
@@ -22,7 +22,7 @@ BUILTIN = [f"{dataset}_{split}" for dataset in BUILTIN_DATASETS for split in SPL
 def _clean_catalogs() -> Iterator[None]:
     """Leave the process-wide catalogs as they were found."""
     before = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
-    for name in (NAME, *BUILTIN):
+    for name in (NAME, *BUILTIN, *SHIFTED_NAMES):
         unregister_part_dataset(name)
     yield
     for catalog, entries in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
@@ -143,3 +143,17 @@ def test_builtin_is_loaded(tmp_path: Path) -> None:
     write_dataset(tmp_path / "car_parts", valid_document())
     register_builtin_datasets(tmp_path)
     assert get_part_dataset("car_parts_train", "decode").class_names == ("dog", "car")
+
+
+def test_shifted_copies_have_names_of_their_own(tmp_path: Path) -> None:
+    register_builtin_datasets(tmp_path)
+    assert set(SHIFTED_NAMES) <= set(DatasetCatalog.list())
+    name = "car_parts_test_mixed_same"
+    folder = tmp_path / "car_parts" / "shifted" / "test" / "mixed_same"
+    assert MetadataCatalog.get(name).json_file == str(folder / "part_dataset.json")
+    assert MetadataCatalog.get(name).image_root == str(folder / "images")
+    with pytest.raises(PartDatasetError, match=r"make_shifted\.py --dataset car_parts_test --shift mixed_same"):
+        DatasetCatalog.get(name)
+    with pytest.raises(PartDatasetError, match=r"car_parts_val, .*NAME_SHIFT with a shift of original, ") as caught:
+        get_part_dataset("zzz")
+    assert "car_parts_val_only_fg" not in str(caught.value)

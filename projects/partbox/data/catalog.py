@@ -16,6 +16,7 @@ from .image_files import VERIFY_LEVELS, VerifyLevel
 from .part_json import load_part_dataset
 from .part_json_entry import near_matches
 from .part_json_types import PartDataset, PartDatasetError
+from .shifts.kinds import IMAGES_NAME, JSON_NAME, SHIFTS, shifted_folder
 
 EXAMPLE = "example"
 """The generated data set, made when it is first asked for."""
@@ -34,6 +35,9 @@ BUILTIN_DATASETS = {
 """Data set -> the script that makes its files."""
 
 SPLITS = ("train", "val", "test")
+
+SHIFTED_NAMES = tuple(f"{name}_{split}_{shift}" for name in BUILTIN_DATASETS for split in SPLITS for shift in SHIFTS)
+"""Names of the shifted copies of built-in data sets."""
 
 
 @dataclass
@@ -131,7 +135,10 @@ def get_part_dataset(name: str, verify_images: VerifyLevel = "header") -> PartDa
     source = DatasetCatalog.data.get(name)
     if not isinstance(source, _Source):
         names = [known for known in DatasetCatalog.list() if isinstance(DatasetCatalog[known], _Source)]
-        fix = near_matches(name, names) or f"registered are: {', '.join(sorted(names)) or 'none'}"
+        listed = ", ".join(sorted(set(names) - set(SHIFTED_NAMES)))
+        shifted = f"; of built-in ones also NAME_SHIFT with a shift of {', '.join(SHIFTS)}"
+        known = (listed or "none") + shifted * bool(set(names) & set(SHIFTED_NAMES))
+        fix = near_matches(name, names) or f"registered are: {known}"
         raise PartDatasetError("dataset catalog", repr(name), "no part dataset has this name", fix)
     return source.load(verify_images)
 
@@ -139,7 +146,8 @@ def get_part_dataset(name: str, verify_images: VerifyLevel = "header") -> PartDa
 def register_builtin_datasets(root: str | Path | None = None) -> None:
     """Register ``<dataset>_<split>`` for all of BUILTIN_DATASETS and train, val, test; the files need not exist.
 
-    Layout: ``<root>/<dataset>/{train,val,test}.json`` and ``<root>/<dataset>/images``.
+    Layout: ``<root>/<dataset>/{train,val,test}.json`` and ``<root>/<dataset>/images``. Each also as
+    ``<dataset>_<split>_<shift>`` for each of SHIFTS, in ``<root>/<dataset>/shifted/<split>/<shift>``.
 
     Args:
         root: the folder of data sets; None takes ``$DETECTRON2_DATASETS`` as it is now, else "datasets_root".
@@ -154,6 +162,11 @@ def register_builtin_datasets(root: str | Path | None = None) -> None:
             json_file, image_root = folder / dataset / f"{split}.json", folder / dataset / "images"
             make = partial(generate_example_dataset, folder / dataset) if dataset == EXAMPLE else None
             _register(_Source(f"{dataset}_{split}", str(json_file), str(image_root), made_by, make))
+            for shift in SHIFTS:
+                shifted = shifted_folder(json_file) / shift
+                made_by_shift = f"datasets/make_shifted.py --dataset {dataset}_{split} --shift {shift}"
+                files = str(shifted / JSON_NAME), str(shifted / IMAGES_NAME)
+                _register(_Source(f"{dataset}_{split}_{shift}", *files, made_by_shift))
 
 
 def _set_metadata(source: _Source, dataset: PartDataset) -> None:

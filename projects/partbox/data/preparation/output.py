@@ -6,26 +6,28 @@ The JSON files of the splits are written last: where they are, everything is.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import PIL
 
-from partbox.data.part_json_types import PartDatasetError
 from partbox.data.part_json_write import write_part_dataset_in_pieces
-from partbox.files import write_atomically
 
 from .options import SPLITS, PrepareOptions
+from .output_folder import OutputLayout, check_folder, open_folder, write_record
 from .photo_reader import PhotoReader
 from .photo_store import PhotoStore
 from .report import NO_SPLIT, PreparationReport
 
-RECORD = "preparation.json"
+LAYOUT = OutputLayout(
+    record="preparation.json",
+    files=tuple(f"{split}.json" for split in SPLITS),
+    folders=tuple(f"images/{split}" for split in SPLITS),
+    changeable=("photographs_sha256",),  # a photograph that was mended is newer than its crops
+)
 _PIECE = 200  # images written at once
 VERSION = 2
 """Goes up whenever the same input gives other output: a run does not go on with the files of another version."""
@@ -54,57 +56,19 @@ def describe_input(reader: PhotoReader, store: PhotoStore, options: PrepareOptio
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output folder that holds what no preparation has made.
-
-    Raises:
-        PartDatasetError: saying so.
-    """
-    if output.exists() and not output.is_dir():
-        raise PartDatasetError(str(output), "--output", "is not a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / RECORD).is_file():
-        reason = "is neither empty nor the output of an earlier run"
-        raise PartDatasetError(str(output), "--output", reason, "choose another folder")
+    """Refuse an output folder that holds what no preparation has made, see :func:`check_folder`."""
+    check_folder(output, LAYOUT)
 
 
 def open_output(output: Path, made_from: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Make the output folder, or go on in one that an earlier run with the same input has left.
+    """Make the output folder, or go on in one that an earlier run has left, see :func:`open_folder`.
 
     Args:
         output: the folder, which :func:`check_output` has passed.
         made_from: what :func:`describe_input` gives.
         overwrite: remove what an earlier run with other input has left, instead of refusing.
-
-    Raises:
-        PartDatasetError: if the folder holds what an earlier run has made from other input.
     """
-    record = output / RECORD
-    if record.is_file():
-        earlier, wanted = orjson.loads(record.read_bytes()), orjson.loads(orjson.dumps(made_from))
-        changed = [key for key in wanted if earlier.get(key) != wanted[key] and key != "photographs_sha256"]
-        if changed and not overwrite:
-            reason = f"was made by an earlier run with other {', '.join(changed)}"
-            raise PartDatasetError(str(output), "--output", reason, "choose another folder, or add --overwrite")
-        if changed:
-            _remove(output)
-        for leftover in (output / "images").glob("*/.*.tmp"):
-            leftover.unlink()
-    if not record.is_file():
-        _write_json(record, {**made_from, "complete": False})
-
-
-def _remove(output: Path) -> None:
-    """Remove what a preparation has made, the JSON files first."""
-    for split in SPLITS:
-        (output / f"{split}.json").unlink(missing_ok=True)
-    (output / RECORD).unlink()
-    for split in SPLITS:
-        if (output / "images" / split).is_dir():
-            shutil.rmtree(output / "images" / split)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    data = orjson.dumps(value, option=orjson.OPT_INDENT_2) + b"\n"
-    write_atomically(path, lambda file: file.write(data))
+    open_folder(output, made_from, LAYOUT, overwrite=overwrite)
 
 
 def account_for(store: PhotoStore, splits: Sequence[str]) -> PreparationReport:
@@ -156,7 +120,7 @@ def write_output(
             pieces=_pieces(store, split, class_ids, category_ids),
             info={"description": f"{split} split of {made_from['annotations']}", "made_from": dict(made_from)},
         )
-    _write_json(output / RECORD, {**made_from, "complete": True, "report": report.as_json()})
+    write_record(output, LAYOUT, {**made_from, "complete": True, "report": report.as_json()})
 
 
 def _pieces(
