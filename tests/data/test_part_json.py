@@ -19,6 +19,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from partbox.data import PartDatasetError, load_part_dataset
+from partbox.data.part_json_checks import check_document
 
 Change = Callable[[Document], object]
 
@@ -416,6 +417,27 @@ def test_is_accepted(tmp_path: Path, change: Change) -> None:
     change(document)
     dataset = load_part_dataset(*write_dataset(tmp_path, document))
     assert sum(len(record["annotations"]) for record in dataset.records) == 9
+
+
+@pytest.mark.parametrize("score", [None, 1.01, -1e-9, True, "0.5", NAN, 10**400, [0.5]])
+def test_scores_are_seen_on_the_fast_path_too(monkeypatch: pytest.MonkeyPatch, score: Any) -> None:
+    """Boxes alone, without ids of objects of two types: nothing here is looked at one by one."""
+    document = valid_document()
+    for annotation in document["annotations"]:
+        annotation.pop("object_id", None)
+        annotation.pop("segmentation", None)
+    put("images", 5, "part_labels", "box")(document)
+    with monkeypatch.context() as patched:
+        patched.delattr("partbox.data.part_json_annotations._check_precisely")
+        assert check_document(document, "file").images.label_sources[5] == "predicted"
+    put(*RUNS[:2], "score", score)(document)
+    for fast in (True, False):
+        with pytest.raises(PartDatasetError, match=r"annotations\[7\] .* score must be a number in \[0, 1\]"):
+            check_document(document, "file", fast=fast)
+    drop(*RUNS[:2], "score")(document)
+    for fast in (True, False):
+        with pytest.raises(PartDatasetError, match="the annotation has no score"):
+            check_document(document, "file", fast=fast)
 
 
 def test_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def run(example_root, monkeypatch, tmp_path):
         module.main()
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    forget_builtin_datasets()
     yield call
     forget_builtin_datasets()
     for file in tmp_path.rglob("*.json"):
@@ -164,6 +165,11 @@ def test_a_perfect_segmenter_labels_as_the_truth_does(run, teacher, plant, examp
             assert np.array_equal(paint_part_map(record, "mask"), wanted), "in the pixels of the photograph"
             assert all(part["score"] > 0.99 for part in record["annotations"])
         assert record["label"] == truth[record["image_id"]]["label"]
+    annotated = {record["image_id"] for record in found.records if record["label_source"] == "annotated"}
+    for entry in document["annotations"]:
+        if entry["image_id"] in annotated:
+            assert "segmentation" not in entry, "the budget has bought boxes"
+            assert entry["area"] == entry["bbox"][2] * entry["bbox"][3]
     info = document["info"]["pseudo_labels"]
     assert info["model"]["sha256"] == sha256_of(folder / "model_final.pth")
     assert info["label_budget"] == {"mask_share": 0.0, "box_share": 0.25, "seed": 0}

@@ -101,6 +101,24 @@ def test_the_weight_counts_in_a_batch_of_predicted_labels_alone(setting):
     torch.testing.assert_close(less[1], 0.25 * full[1], rtol=1e-3, atol=float(full[1].abs().max()) * 1e-5)
 
 
+def test_weights_stay_with_their_images_where_others_are_not_labelled(setting):
+    """The first image has no labels, the second and the last are predicted."""
+    model, batch = setting
+
+    def without_first(weight: float) -> list[dict]:
+        samples = batch(weight)
+        samples[0]["part_map"] = torch.full_like(samples[0]["part_map"], -1)
+        samples[0].pop("instances", None)
+        return samples
+
+    every, annotated = gradients(model, without_first(1.0)), gradients(model, without_first(1.0), [1.0, 0.0, 1.0, 0.0])
+    mixed = gradients(model, without_first(0.3))
+    scale = float(every[1].abs().max())
+    for value, whole, part in zip(mixed, every, annotated, strict=True):
+        torch.testing.assert_close(value, 0.3 * whole + 0.7 * part, rtol=1e-4, atol=scale * 1e-5)
+    assert gradients(model, without_first(1.0), [1.0, 0.0, 0.0, 0.0])[0] == 0, "nobody else has that weight"
+
+
 def test_the_class_term_knows_no_weight(setting):
     model, batch = setting
     torch.manual_seed(0)
