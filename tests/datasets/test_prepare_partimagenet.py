@@ -312,6 +312,7 @@ def test_plus_plus_from_its_script(tmp_path, monkeypatch, capsys):
     assert "discarded by its owners" in printed
     found = split_of_photos(tmp_path / "out")
     assert Counter(name.split("_")[0] for name in found) == {TENCH: 9, TIGER: 10, "n02776631": 10}
+    assert Counter(found.values()) == {"train": 23, "val": 3, "test": 3}
     parts = Counter()
     for split in SPLITS:
         dataset = load(tmp_path / "out", split)
