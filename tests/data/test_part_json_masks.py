@@ -48,7 +48,7 @@ def test_extents(encode: Any) -> None:
 
 def test_counts() -> None:
     for mask in random_masks(300, 1):
-        assert decode_counts(compressed(mask)["counts"]) == uncompressed(mask)["counts"]
+        assert decode_counts(compressed(mask)["counts"]).tolist() == uncompressed(mask)["counts"]
         assert (mask_util.decode(compress_rle(uncompressed(mask))) == mask).all()
 
 

@@ -101,70 +101,71 @@ def _rle_problem(rle: dict[str, Any], width: int, height: int) -> tuple[str, Ext
     if size != [height, width]:
         return f"RLE size [height, width] is {size}, the image's is [{height}, {width}]", _EMPTY
     counts = rle.get("counts")
-    if type(counts) is list:
+    if not isinstance(counts, (list, str)):
+        return f"RLE counts must be a list or a string, are {describe(counts)}", _EMPTY
+    if isinstance(counts, list):
         if any(type(count) is not int for count in counts):
             return "RLE counts must be integers", _EMPTY
-    elif type(counts) is str:
-        decoded = decode_counts(counts)
-        if decoded is None:
-            return "RLE counts are not a valid compressed string", _EMPTY
-        counts = decoded
-    else:
-        return f"RLE counts must be a list or a string, are {describe(counts)}", _EMPTY
-    if any(count < 0 for count in counts):
+        if max(counts, default=0) >= 2**34:
+            return f"RLE counts sum to {describe(sum(counts))}, the image has {width * height} pixels", _EMPTY
+    runs = run_lengths(counts)
+    if runs is None:
+        return "RLE counts are not a valid compressed string", _EMPTY
+    if (runs < 0).any():
         return "RLE has a negative count", _EMPTY
-    if 0 in counts[1:]:
+    if (runs[1:] == 0).any():
         return "RLE has a count of 0 after the first", _EMPTY
-    if sum(counts) != width * height:
-        return f"RLE counts sum to {describe(sum(counts))}, the image has {width * height} pixels", _EMPTY
-    if len(counts) < 2:
+    if runs.sum() != width * height:
+        return f"RLE counts sum to {describe(int(runs.sum()))}, the image has {width * height} pixels", _EMPTY
+    if len(runs) < 2:
         return "RLE mask is empty", _EMPTY
-    return "", _runs_extent(counts, height)
+    return "", _runs_extent(runs, height)
 
 
-def _runs_extent(counts: list[int], height: int) -> Extent:
+def _runs_extent(runs: np.ndarray, height: int) -> Extent:
     """The extent of column-wise runs, alternately outside and inside the mask."""
-    x0, y0, x1, y1 = float("inf"), float("inf"), 0, 0
-    position = 0
-    for index, count in enumerate(counts):
-        if index % 2:
-            last = position + count - 1
-            left, right = position // height, last // height
-            x0, x1 = min(x0, left), max(x1, right + 1)
-            y0 = min(y0, position % height if left == right else 0)
-            y1 = max(y1, last % height + 1 if left == right else height)
-        position += count
-    return float(x0), float(y0), float(x1), float(y1)
+    ends = np.cumsum(runs)
+    first, last = (ends - runs)[1::2], ends[1::2] - 1
+    left, right = first // height, last // height
+    one_column = left == right
+    top = int(np.where(one_column, first % height, 0).min())
+    bottom = int(np.where(one_column, last % height + 1, height).max())
+    return float(left[0]), float(top), float(right[-1] + 1), float(bottom)
 
 
-def decode_counts(text: str) -> list[int] | None:
-    """Decode the counts of a compressed RLE; None if the string is none.
+def run_lengths(counts: str | list[int]) -> np.ndarray | None:
+    """The runs of an RLE, compressed or not: (n,) int64; None if the counts are no integers that runs can have."""
+    if isinstance(counts, str):
+        return decode_counts(counts)
+    if max(map(abs, counts), default=0) >= 2**34:
+        return None
+    return np.array(counts, dtype=np.int64)
+
+
+def decode_counts(text: str) -> np.ndarray | None:
+    """Decode the counts of a compressed RLE: (n,) int64; None if the string is none.
 
     Each count is written as groups of 5 bits, lowest first, in characters from code 48 on; bit 5 says that another
     group follows, and bit 4 of the last group is the sign. From the fourth count on, the difference to the count two
     places before is written.
     """
-    counts: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift >= 5 * _LONGEST_GROUP:
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    return counts if counts and shift == 0 else None
-
-
-def run_lengths(counts: str | list[int]) -> np.ndarray | None:
-    """The runs of an RLE, compressed or not: (n,) int64; None if they are none."""
-    decoded = _join_counts([counts]) if isinstance(counts, list) else _decode_many([counts])
-    return None if decoded is None else decoded[0]
+    if not text or not text.isascii():
+        return None
+    bits = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) - 48
+    closing = bits & 32 == 0
+    if bits.min() < 0 or bits.max() > 63 or not closing[-1]:
+        return None
+    ends = np.flatnonzero(closing)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _LONGEST_GROUP:
+        return None
+    place = np.arange(len(bits)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((bits & 31) << (5 * place), starts)
+    values -= np.where(bits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    for first in (1, 2):
+        values[first::2] = np.cumsum(values[first::2])
+    return values
 
 
 def compress_rle(segmentation: Any) -> Any:
