@@ -41,7 +41,7 @@ def test_results_are_in_the_order_of_the_items(workers):
 
 
 def test_a_killed_worker_is_told_in_one_sentence():
-    with pytest.raises(ChildProcessError, match="a worker process was killed.*fewer workers"):
+    with pytest.raises(ChildProcessError, match=r"a worker process was killed.*fewer workers"):
         list(ordered_map(_die_at_five, range(100), workers=2))
 
 
