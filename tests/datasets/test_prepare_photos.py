@@ -152,7 +152,7 @@ def test_videos_that_share_a_frame_stay_together(tmp_path):
         out = tmp_path / str(seed) / "out"
         documents = [json.loads((out / f"{split}.json").read_text()) for split in ("train", "val", "test")]
         photographs = [[int(Path(image["file_name"]).stem.split("_")[0]) for image in d["images"]] for d in documents]
-        assert sorted(sum(photographs, [])) == list(range(24))
+        assert sorted(number for numbers in photographs for number in numbers) == list(range(24))
         split_of = {number: place for place, numbers in enumerate(photographs) for number in numbers}
         assert len({split_of[number] for number in range(12)}) == 1
         assert all(len({split_of[number] for number in range(4 * v, 4 * v + 4)}) == 1 for v in range(3, 6))

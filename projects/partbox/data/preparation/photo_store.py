@@ -174,7 +174,8 @@ class PhotoStore:
         labelled = """SELECT number, class, first FROM objects JOIN photos ON photo = place
             WHERE labelled AND split = ?"""
         for number, class_name, first in self._rows(labelled, (split,)):
-            row = (number, class_name, budget_draw(seed, f"{first}|{number}"))
+            photograph = PurePosixPath(first).name  # not its folder: labels alone are drawn as with photographs
+            row = (number, class_name, budget_draw(seed, f"{photograph}|{number}"))
             self._database.execute("INSERT INTO shared VALUES (?, ?, ?)", row)
         for class_name, count in self._rows("SELECT class, COUNT(*) FROM shared GROUP BY class"):
             without = """UPDATE objects SET keep = 0 WHERE number IN
