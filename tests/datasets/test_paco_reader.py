@@ -321,6 +321,8 @@ MUG_ID, DOG_ID, HANDLE = CLASS_ID["mug"], CLASS_ID["dog"], PART_ID["mug:handle"]
         (without(0, "obj_ann_id"), r'annotations\[0\].*required key "obj_ann_id" is missing'),
         (annotation(3, obj_ann_id=None), r"annotations\[3\].*obj_ann_id must be an integer, is null"),
         (annotation(3, category_id=1), r"annotations\[3\].*unknown category_id 1\."),
+        (annotation(3, category_id=[1]), r"annotations\[3\].*category_id must be .*integer"),
+        (annotation(3, category_id={}), r"annotations\[3\].*category_id must be .*integer"),
         (annotation(3, id=1), r"annotations\[3\].*id 1 is used twice in its image"),
         (annotation(3, image_id=999), r"annotations\[3\].*no image has the id 999"),
         (annotation(0, bbox=[1, 2, 3]), r"annotations\[0\].*bbox must be four finite numbers"),

@@ -280,6 +280,26 @@ def test_labels_alone_need_no_photographs(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.jpg"))
 
 
+def test_splits_and_shares_do_not_depend_on_where_photographs_lie(tmp_path, monkeypatch):
+    """Labels made alone, or beside another folder of photographs, fit the crops: else one's test is another's train."""
+
+    def chosen(output: str) -> dict[str, dict[str, str]]:
+        documents = {split: json.loads((tmp_path / output / f"{split}.json").read_text()) for split in SPLITS}
+        return {
+            split: {image["file_name"]: image["part_labels"] for image in document["images"]}
+            for split, document in documents.items()
+        }
+
+    shared_classes(10).write(tmp_path / "in")
+    share = ("--label-share", 0.5)
+    assert partimagenet(monkeypatch, tmp_path, *share) == 0
+    assert partimagenet(monkeypatch, tmp_path, *share, "--labels-only", output="alone") == 0
+    shutil.move(tmp_path / "in/images", tmp_path / "ILSVRC")
+    assert partimagenet(monkeypatch, tmp_path, *share, "--images", tmp_path / "ILSVRC", output="elsewhere") == 0
+    assert chosen("out") == chosen("alone") == chosen("elsewhere")
+    assert {"mask", "none"} == set(chosen("out")["train"].values())
+
+
 def test_missing_photographs_are_told_with_the_option_that_helps(tmp_path, monkeypatch, capsys):
     shared_classes(10).write(tmp_path / "in")
     (tmp_path / f"in/images/train/{TENCH}_1.JPEG").unlink()

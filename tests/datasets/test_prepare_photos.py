@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import tracemalloc
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,6 +139,39 @@ def test_frames_of_one_video_never_cross_splits(tmp_path):
     }
     assert sum(map(len, found.values())) == 10
     assert min(map(len, found.values())) >= 2
+
+
+def test_videos_that_share_a_frame_stay_together(tmp_path):
+    """A copy of a frame joins two videos: all frames of both go to one split."""
+    for seed in range(8):  # some of them would part the videos
+        photos = written(tmp_path / str(seed), 24)
+        for copy, first in ((4, 0), (9, 5), (23, 20)):  # videos 1 and 0; 2 and 1, thus 0; 5 and itself
+            (photos / f"{copy}.jpg").write_bytes((photos / f"{first}.jpg").read_bytes())
+        reader = Photographs(photos, 24, source=lambda i: f"video {i // 4}")
+        run(tmp_path / str(seed), reader, fractions=(0.5, 0.25, 0.25), seed=seed)
+        out = tmp_path / str(seed) / "out"
+        documents = [json.loads((out / f"{split}.json").read_text()) for split in ("train", "val", "test")]
+        photographs = [[int(Path(image["file_name"]).stem.split("_")[0]) for image in d["images"]] for d in documents]
+        assert sorted(number for numbers in photographs for number in numbers) == list(range(24))
+        split_of = {number: place for place, numbers in enumerate(photographs) for number in numbers}
+        assert len({split_of[number] for number in range(12)}) == 1
+        assert all(len({split_of[number] for number in range(4 * v, 4 * v + 4)}) == 1 for v in range(3, 6))
+
+
+def test_the_owners_splits_of_many_photographs_are_taken_at_once():
+    """Time grew with the square of their number: many minutes for those of PACO."""
+
+    def seconds(count: int) -> float:
+        with closing(PhotoStore(numbered=False, labels="made")) as store:
+            target = SourceObject(1, "dog", (8, 8, 40, 40), (), "none")
+            for i in range(count):
+                split = "val" if i % 10 == 9 else "train"
+                store.add(PhotoLabels(Photo(f"{i % (count // 2)}.jpg", 64, 64, (target,), split)), 1)
+            start = time.process_time()
+            store.take_own_splits()
+            return time.process_time() - start
+
+    assert seconds(8000) < 12 * seconds(2000)  # 4 times as long or a little more, not 16
 
 
 def test_label_shares_are_exact_seeded_and_nested(tmp_path):

@@ -2,20 +2,24 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from coco_files import CocoFile, animals, load, prepare, tree
+from paco_files import small_release
 
-from partbox.data import PartDatasetError
-from partbox.data.preparation import CocoOptions, PrepareOptions, prepare_parts
+from partbox.data import PartDatasetError, part_json_write
+from partbox.data.preparation import CocoOptions, PrepareOptions, output_folder, prepare_parts
+from partbox.data.preparation import prepare as prepare_module
 
 REPO = Path(__file__).resolve().parents[2]
-SCRIPT = REPO / "datasets" / "prepare_coco_parts.py"
 
 
 def test_the_number_of_workers_does_not_matter(tmp_path):
@@ -86,13 +90,72 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path):
     assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
 
 
-def script(*arguments: object) -> subprocess.CompletedProcess:
+@pytest.mark.parametrize("name", ["preparation.json", "train.json"])
+def test_what_a_kill_leaves_of_a_json_file_is_taken_away(tmp_path, monkeypatch, name):
+    """A kill at the first file left a folder that no later run accepted; at a later one, its half for ever."""
+
+    class Kill(BaseException):
+        pass
+
+    def killed(path, write):
+        if Path(path).name != name:
+            return whole(path, write)
+        handle, _ = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.write(handle, b'{"half')
+        os.close(handle)
+        raise Kill
+
+    (tmp_path / "out").mkdir()
+    whole = part_json_write.write_atomically
+    for module in (output_folder, part_json_write):
+        monkeypatch.setattr(module, "write_atomically", killed)
+    with pytest.raises(Kill):
+        prepare(animals(12), tmp_path)
+    assert len(list((tmp_path / "out").glob(".*.tmp"))) == 1
+    monkeypatch.undo()
+    prepare(animals(12), tmp_path)
+    prepare(animals(12), tmp_path, output="fresh")
+    assert not list((tmp_path / "out").glob(".*"))
+    assert tree(tmp_path / "out") == tree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("where", ["file/out", "file", "locked/deep/out", "locked"])
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, monkeypatch, where):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "locked").mkdir()
+    access = os.access  # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    monkeypatch.setattr(prepare_module, "collect_photos", lambda *args, **options: pytest.fail("labels were read"))
+    with pytest.raises(PartDatasetError, match=r"--output: .*(file is no folder|is not a folder|can be written into)"):
+        prepare(animals(4), tmp_path, output=where)
+
+
+def test_no_room_for_the_temporary_database_is_one_sentence(tmp_path):
+    paco = small_release(images=(30, 3, 3))
+    for annotation in paco.documents["train"]["annotations"]:
+        annotation["note"] = "x" * 100_000  # in all more than is kept in memory
+    annotations, images = paco.write(tmp_path)
+    where = ("--annotations", annotations, "--images", images, "--output", tmp_path / "out", "--workers", 1)
+    done = script(*where, name="prepare_paco_lvis", largest_file=1_000_000)
+    assert done.returncode == 1, done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: the temporary database of labels:")
+    assert "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def script(
+    *arguments: object, name: str = "prepare_coco_parts", largest_file: int | None = None
+) -> subprocess.CompletedProcess:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(REPO / "projects"), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    command = [sys.executable, str(REPO / "datasets" / f"{name}.py"), *map(str, arguments)]
+    limit = (largest_file, largest_file)
+    before = None if largest_file is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=120, preexec_fn=before
+    )
 
 
 def test_the_script_from_the_command_line(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 
@@ -159,6 +160,12 @@ def run_preparation(
         return 1
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or args.output}: {error.strerror or error}. Run again to go on.\n")
+        return 1
+    except sqlite3.Error as error:
+        sys.stderr.write(
+            f"error: the temporary database of labels: {error}. It takes as much room as the labels: set TMPDIR to a "
+            "folder with more, and run again.\n"
+        )
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: run the same command again to go on\n")

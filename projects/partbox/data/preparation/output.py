@@ -29,7 +29,7 @@ LAYOUT = OutputLayout(
     changeable=("photographs_sha256",),  # a photograph that was mended is newer than its crops
 )
 _PIECE = 200  # images written at once
-VERSION = 2
+VERSION = 3
 """Goes up whenever the same input gives other output: a run does not go on with the files of another version."""
 
 

@@ -6,8 +6,9 @@ go on with what it finds.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,23 @@ class OutputLayout:
 
 
 def check_folder(output: Path, layout: OutputLayout) -> None:
-    """Refuse an output folder that holds what no such run has made.
+    """Refuse an output folder that holds what no such run has made, or that cannot be written.
 
     Raises:
         PartDatasetError: saying so.
     """
-    if output.exists() and not output.is_dir():
-        raise PartDatasetError(str(output), "--output", "is not a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / layout.record).is_file():
+    above = output
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise PartDatasetError(
+            str(output), "--output", "is not a folder" if above == output else f"{above} is no folder"
+        )
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PartDatasetError(str(output), "--output", f"nothing can be written into {above}", "choose another folder")
+    if not output.is_dir() or (output / layout.record).is_file():
+        return
+    if {*output.iterdir()} - {*_temporaries(output, layout)}:
         reason = "is neither empty nor the output of an earlier run"
         raise PartDatasetError(str(output), "--output", reason, "choose another folder")
 
@@ -85,11 +95,19 @@ def open_folder(output: Path, made_from: Mapping[str, Any], layout: OutputLayout
         check_changes(output, made_from, layout)
     elif changes(output, made_from, layout):
         _remove(output, layout)
+    for leftover in _temporaries(output, layout):
+        leftover.unlink()
     for folder in layout.folders:
         for leftover in (output / folder).rglob(".*.tmp"):
             leftover.unlink()
     if not (output / layout.record).is_file():
         write_record(output, layout, {**made_from, "complete": False})
+
+
+def _temporaries(output: Path, layout: OutputLayout) -> Iterator[Path]:
+    """What a run that was killed while it wrote its files has left of them."""
+    for name in (layout.record, *layout.files):
+        yield from output.glob(f".{name}.*.tmp")
 
 
 def write_record(output: Path, layout: OutputLayout, value: Mapping[str, Any]) -> None:

@@ -33,6 +33,8 @@ CREATE TABLE split_of (source PRIMARY KEY, split);
 CREATE TABLE crops (place INTEGER PRIMARY KEY, photo INTEGER, split, class, value BLOB);
 CREATE INDEX crops_of_split ON crops (split, place);
 CREATE INDEX objects_of_photo ON objects (photo);
+CREATE INDEX photos_by_name ON photos (name, place, split);
+CREATE INDEX photos_by_source ON photos (source);
 """
 
 
@@ -107,9 +109,14 @@ class PhotoStore:
             yield name
 
     def set_copy(self, name: str, first: str) -> None:
-        """Say that a photograph has the same bytes as an earlier one: it goes where that one goes."""
+        """Say that a photograph has the same bytes as an earlier one.
+
+        It goes where that one goes, and with it all that must stay together with it (the other frames of its video).
+        """
         (source,) = self._database.execute("SELECT source FROM photos WHERE name = ?", (first,)).fetchone()
-        self._database.execute("UPDATE photos SET first = ?, source = ? WHERE name = ?", (first, source, name))
+        (own,) = self._database.execute("SELECT source FROM photos WHERE name = ?", (name,)).fetchone()
+        self._database.execute("UPDATE photos SET first = ? WHERE name = ?", (first, name))
+        self._database.execute("UPDATE photos SET source = ? WHERE source = ?", (source, own))
 
     # ------------------------------------------------------------ splits
 
@@ -167,7 +174,8 @@ class PhotoStore:
         labelled = """SELECT number, class, first FROM objects JOIN photos ON photo = place
             WHERE labelled AND split = ?"""
         for number, class_name, first in self._rows(labelled, (split,)):
-            row = (number, class_name, budget_draw(seed, f"{first}|{number}"))
+            photograph = PurePosixPath(first).name  # not its folder: labels alone are drawn as with photographs
+            row = (number, class_name, budget_draw(seed, f"{photograph}|{number}"))
             self._database.execute("INSERT INTO shared VALUES (?, ?, ?)", row)
         for class_name, count in self._rows("SELECT class, COUNT(*) FROM shared GROUP BY class"):
             without = """UPDATE objects SET keep = 0 WHERE number IN

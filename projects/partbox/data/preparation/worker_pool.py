@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 _PENDING = 4  # items a worker may have waiting; bounds memory
@@ -20,6 +23,10 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
     """``work`` of each item, in the order of the items, whatever the number of processes; one works in this process.
 
     Items are drawn as results are taken: neither is held for longer than that. An error of ``work`` is raised here.
+    Ctrl+C interrupts this process only, which then lets its workers end what they are at.
+
+    Raises:
+        ChildProcessError: a worker was killed.
     """
     if workers <= 1:
         yield from map(work, items)
@@ -28,14 +35,29 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(work, item))
+                with _interrupts_blocked():  # submit starts the workers, which inherit that
+                    future = pool.submit(work, item)
+                pending.append(future)
                 if len(pending) >= workers * _PENDING:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            reason = "a worker process was killed, perhaps because memory ran out: take fewer workers"
+            raise ChildProcessError(reason) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """A terminal sends Ctrl+C to all its processes; a worker that dies of it may take the lock of the queue along."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with(parent: int) -> None:

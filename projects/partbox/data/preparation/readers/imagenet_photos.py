@@ -90,7 +90,10 @@ class ImageNetReader:
         absent = self._empty == "absent" and not entry.annotations  # what was left out shows that there are parts
         labels: Literal["mask", "none"] = "mask" if parts or absent else "none"
         target = SourceObject(1, entry.class_name, None, tuple(parts), labels)
-        return PhotoLabels(Photo(self._name(entry), width, height, (target,), entry.split), dropped)
+        source = (
+            f"{entry.wnid}/{photo_name(entry.image).name}"  # splits are drawn from it, wherever the photograph lies
+        )
+        return PhotoLabels(Photo(self._name(entry), width, height, (target,), entry.split, source), dropped)
 
     def _name(self, entry: ImageNetEntry) -> str:
         """Path of a photograph below the image root: in a folder as ``file_name`` says, below its class, or without.

@@ -132,7 +132,7 @@ class PacoReader:
         for split, stream in self.streams.items():
             counts, frames_of = found.setdefault(split, Counter()), videos.setdefault(split, set())
             for image, labels in stream.photographs():
-                parts = sum(entry.value.get("category_id") in self.categories.parts for entry in labels)
+                parts = sum(entry.integer("category_id") in self.categories.parts for entry in labels)
                 counts.update(images=1, objects=len(labels) - parts, parts=parts)
                 if self.release.videos:
                     frames_of.add(_video(image))
