@@ -153,6 +153,11 @@ class PartClassifier(nn.Module):
         return self.level.channels
 
     @property
+    def channel_of_part(self) -> tuple[int, ...]:
+        """Index in :attr:`channel_names` of each part: groups of one name may hold other parts."""
+        return self.level.of_part
+
+    @property
     def label_needs_evidence(self) -> bool:
         """Whether the label depends on the part evidence, as part of what the head sees or all of it."""
         return isinstance(self.head, EvidenceHead | ImageHead)
