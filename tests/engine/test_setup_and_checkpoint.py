@@ -158,6 +158,23 @@ def test_an_evaluation_and_a_plan_of_an_oracle_look_at_all_its_labels(example_da
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], True),
+        (["MODEL.PART.LOSS_WEIGHT", "0.5"], False),
+        (["MODEL.PART.HEAD.DETACH_MASKS", "False"], False),
+        (["MODEL.WEIGHTS", "teacher.pth"], False),
+    ],
+)
+def test_masks_that_nothing_teaches_are_named(example_dataset, caplog, options, said):
+    """``part-seg`` without ``semi`` is meant for a segmenter that has learned already."""
+    nobody = ["MODEL.PART.LOSS_WEIGHT", "0", "MODEL.PART.HEAD.DETACH_MASKS", "True"]
+    cfg = small_config(example_dataset, "MODEL.PART.HEAD.NAME", "masked_image", *nobody, *options)
+    check_supervision(cfg, build_classifier(cfg, ""), example_dataset.records)
+    assert ("Nothing teaches the part masks" in caplog.text) == said
+
+
 def test_the_true_parts_take_no_share_of_the_loss(example_dataset):
     """With the default weight of the part term, half of the classification would be lost to a number."""
     cfg = small_config(example_dataset, *ORACLES["oracle_masks"])

@@ -169,6 +169,12 @@ def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[st
             f"part labels that MODEL.PART.EXTRACTOR.SUPERVISION {supervision} can use; try auto or box, or weight 0"
         )
     check_true_parts(model, records, "DATASETS.TRAIN", supervision)
+    learns = model.extractor is not None and not model.extractor.needs_part_maps
+    if learns and model.part_loss_weight == 0 and cfg.MODEL.PART.HEAD.DETACH_MASKS and not cfg.MODEL.WEIGHTS:
+        logger.warning(
+            "Nothing teaches the part masks: MODEL.PART.LOSS_WEIGHT is 0, MODEL.PART.HEAD.DETACH_MASKS keeps the class "
+            "from them, and MODEL.WEIGHTS brings none; the head reads masks of random weights"
+        )
     return usable
 
 
