@@ -113,6 +113,22 @@ def test_a_part_model_without_part_labels_is_refused(example_dataset):
     assert check_supervision(without, build_classifier(without), records) == 0
 
 
+def test_predicted_labels_that_nothing_uses_are_refused(example_dataset):
+    """Boxes for a model of masks: it would learn from the annotated images alone, and no number would say so."""
+    boxes = [{**r, "part_labels": "box", "label_source": "predicted"} for r in example_dataset.records[:60]]
+    records = [*boxes, *example_dataset.records[60:]]
+    assert records[-1]["part_labels"] == "mask"
+    cfg = small_config(example_dataset, "MODEL.PART.EXTRACTOR.SUPERVISION", "mask")
+    with pytest.raises(ConfigError, match="predicted part labels of 60 images are boxes"):
+        check_supervision(cfg, build_classifier(cfg), records)
+    for supervision in ("auto", "box"):
+        cfg = small_config(example_dataset, "MODEL.PART.EXTRACTOR.SUPERVISION", supervision)
+        assert check_supervision(cfg, build_classifier(cfg), records) == 66
+    masks = [{**r, "label_source": "predicted"} for r in example_dataset.records]
+    cfg = small_config(example_dataset, "MODEL.PART.EXTRACTOR.SUPERVISION", "mask")
+    assert check_supervision(cfg, build_classifier(cfg), masks) == 66
+
+
 def test_the_oracle_is_not_attacked(example_dataset):
     oracle = ["MODEL.PART.EXTRACTOR.NAME", "oracle", "MODEL.PART.HEAD.NAME", "part_to_class"]
     cfg = small_config(example_dataset, *oracle, "ADVERSARY.OBJECTIVE", "pgd")

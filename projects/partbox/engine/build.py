@@ -17,6 +17,7 @@ from partbox.attacks import PGD, PartPGD, ThreatModel, parse_eps
 from partbox.data.loader import build_test_loader, build_training_loader, subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import is_supervised
+from partbox.data.pseudo_labels import is_predicted
 from partbox.evaluation import Perturbation, build_perturbations
 from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
@@ -167,6 +168,12 @@ def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[st
         raise ConfigError(
             f"MODEL.PART.LOSS_WEIGHT is {model.part_loss_weight}, but none of the {len(records)} training images has "
             f"part labels that MODEL.PART.EXTRACTOR.SUPERVISION {supervision} can use; try auto or box, or weight 0"
+        )
+    predicted = [record for record in records if is_predicted(record)]
+    if predicted and model.part_loss_weight > 0 and not any(is_supervised(one, supervision) for one in predicted):
+        raise ConfigError(
+            f"DATASETS.TRAIN: the predicted part labels of {len(predicted)} images are boxes, and "
+            f"MODEL.PART.EXTRACTOR.SUPERVISION {supervision} uses none of them; set it auto or box, or predict masks"
         )
     check_true_parts(model, records, "DATASETS.TRAIN", supervision)
     learns = model.extractor is not None and not model.extractor.needs_part_maps
