@@ -211,6 +211,15 @@ def test_every_option_of_every_model_is_tested():
     assert {name.split("-")[1] for name in KNOWN[1:]} == set(MODELS)
 
 
+@pytest.mark.parametrize("stem", ["oracle_clean", "part_box_keypoints"])
+@pytest.mark.parametrize("name", ["part-wbbox-semi", "part-pooling-4-semi", "group-sim-learn_mask-semi", "normal"])
+def test_a_name_over_a_file_does_not_keep_its_oracle_or_its_keypoint_loss(stem, name):
+    """An oracle's robustness, or another loss, under the name of a model that has neither."""
+    part = load_config(REPOSITORY / f"configs/example/{stem}.yaml", [], experiment=name).MODEL.PART
+    assert not part.EXTRACTOR.FROM_CLEAN_IMAGE
+    assert (part.PIXEL_LOSS_WEIGHT, part.KEYPOINT_LOSS_WEIGHT) == (1.0, 0.0)
+
+
 FILES = {
     "masks": "part-mask-semi",
     "masked_images": "part-seg-soft-group-semi",

@@ -87,7 +87,7 @@ def _add_model(cfg: CfgNode) -> None:
     _add_extractor(part)
     _add_head(part)
 
-    # Weight c of the part term: loss = (1 - c) classification + c parts.
+    # Weight c of the part term: loss = (1 - c) classification + c parts. Without extractor, or with the oracle, c is 0.
     part.LOSS_WEIGHT = 0.5
     # The part term of masks: PIXEL_LOSS_WEIGHT x cross-entropy of the pixels + KEYPOINT_LOSS_WEIGHT x (squared error of
     # the parts' centroids + cross-entropy of the classes' areas, segmenter only).

@@ -26,7 +26,6 @@ MASKED: Keys = {
     f"{HEAD}KEEP_BACKGROUND": True,
     **SOFT,
     f"{HEAD}SUM_BY_CLASS": False,
-    f"{EXTRACTOR}FROM_CLEAN_IMAGE": False,
 }
 # Defaults that the original's models have when no option changes them.
 MODELS: Mapping[str, Keys] = {
@@ -94,6 +93,12 @@ NEEDS = {"centroid": "semi"}
 # With ``semi`` the original trained (1 - c) class + c parts, c = 0.5 in its scripts; without it the class alone.
 SUPERVISED: Keys = {"MODEL.PART.LOSS_WEIGHT": 0.5}
 UNSUPERVISED: Keys = {"MODEL.PART.LOSS_WEIGHT": 0.0}
+# What a configuration file below the name may have changed, and only a token of the name may.
+PLAIN: Keys = {
+    "MODEL.PART.PIXEL_LOSS_WEIGHT": 1.0,
+    "MODEL.PART.KEYPOINT_LOSS_WEIGHT": 0.0,
+    f"{EXTRACTOR}FROM_CLEAN_IMAGE": False,
+}
 
 # Tokens of the original that mean something there and have no counterpart here.
 KNOWN_ELSEWHERE = {
@@ -140,13 +145,14 @@ def experiment_config(name: str) -> Keys:
     if tokens[0] == "normal":
         if len(tokens) > 1:
             raise _refuse(name, tokens[1], ["normal"])
-        return {f"{EXTRACTOR}NAME": "none", f"{HEAD}NAME": "linear"}
+        return {**PLAIN, f"{EXTRACTOR}NAME": "none", f"{HEAD}NAME": "linear"}
     if tokens[0] not in LEVELS:
         raise _refuse(name, tokens[0], [*LEVELS, "normal"])
     if len(tokens) < 2 or tokens[1] not in MODELS:
         raise _refuse(name, tokens[1] if len(tokens) > 1 else "", list(MODELS))
     model, rest = tokens[1], tokens[2:]
-    keys: Keys = {f"{EXTRACTOR}NAME": "segmenter", f"{EXTRACTOR}LEVEL": tokens[0], **MODELS[model], **UNSUPERVISED}
+    keys: Keys = {**PLAIN, f"{EXTRACTOR}NAME": "segmenter", f"{EXTRACTOR}LEVEL": tokens[0]}
+    keys.update({**MODELS[model], **UNSUPERVISED})
     if model == "pooling":
         if not rest or not rest[0].isdecimal() or not 1 <= int(rest[0]) <= 64:
             raise ExperimentError(f"experiment {name!r}: pooling needs its number of cells, such as pooling-4")

@@ -283,6 +283,18 @@ def test_images_whose_names_differ_in_their_ending_only(tmp_path) -> None:
     assert len(load(tmp_path / "out/original").records) == len(set(names)) == 12
 
 
+def test_a_name_that_is_the_stem_of_another_gets_an_image_of_its_own(tmp_path) -> None:
+    """Of two images under one name the second would be taken for made already, and show the first."""
+    given = document()
+    changed(given, 1, file_name="c0/0.jpg")
+    changed(given, 2, file_name="c0/0.jpg.jpg")
+    write(tmp_path, given)
+    make(tmp_path, tmp_path / "out", "original")
+    names = [image["file_name"] for image in entries(tmp_path / "out/original").values()]
+    assert names[:4] == ["c0/0.png.png", "c0/0.jpg.png", "c0/0.jpg.jpg.png", "c0/3.png"]
+    assert len(load(tmp_path / "out/original").records) == len(set(names)) == 12
+
+
 # --- runs
 
 

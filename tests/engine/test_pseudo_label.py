@@ -12,7 +12,7 @@ import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
 from small_detectors import SMALL_DETECTOR, SMALL_TRANSFORMER
-from small_models import DETECTOR_MODELS, MODELS, SMALL, small_config
+from small_models import DETECTOR_MODELS, MODELS, ORACLES, SMALL, small_config
 from torch import nn
 
 import partbox
@@ -407,6 +407,38 @@ def test_refused_before_any_work(run, teacher, tmp_path, arguments, error, messa
     with pytest.raises(error, match=message):
         run("pseudo_label", "--run", folder, "--labels", "box", "--output", tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_is_the_same_by_its_name_and_by_its_file(run, teacher, example_root, tmp_path):
+    """Else the file's path would lead past the label budget, and to the test images."""
+    folder = teacher(*MODELS["part_box"], *MOST)
+    arguments = ["pseudo_label", "--run", folder, "--labels", "box", "--threshold", "0.5", "--output", tmp_path / "out"]
+    file = example_root / "example" / "train.json"
+    run(*arguments, "--dataset", file)
+    document, found = read(tmp_path / "out")
+    annotated = sum(
+        record["part_labels"] != "none" and record["label_source"] != "predicted" for record in found.records
+    )
+    assert annotated == document["info"]["pseudo_labels"]["images"]["annotated"] == 63
+    assert document["info"]["pseudo_labels"]["label_budget"]["box_share"] == 0.95
+    link = tmp_path / "link.json"
+    link.symlink_to(example_root / "example" / "test.json")
+    for name in (example_root / "example" / "test.json", link):
+        for option in ("--dataset", "--labelled"):
+            with pytest.raises(ConfigError, match=rf"{option} .* is DATASETS\.TEST"):
+                run(*arguments, option, name)
+
+
+def test_a_model_that_sees_clean_images_alone_labels_as_the_same_without_attack(run, teacher, tmp_path):
+    """FROM_CLEAN_IMAGE holds masks fixed under attack; here there is none, and every image is clean."""
+    found = []
+    for given in ("True", "False"):
+        options = [*ORACLES["clean_concat"], "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", given, *MOST]
+        folder, output = teacher(*options, name=f"clean_{given}"), tmp_path / f"out_{given}"
+        run("pseudo_label", "--run", folder, "--labels", "mask", "--threshold", "0.02", "--output", output)
+        found.append(read(output)[0]["annotations"])
+    assert found[0] == found[1]
+    assert any("score" in one for one in found[0])
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from small_models import small_config
+from small_models import ORACLES, small_config
 
 from partbox.attacks import parse_eps
-from partbox.engine.build import build_classifier, build_optimizer, check_attackable, check_supervision
+from partbox.data.mapper import PartDatasetMapper
+from partbox.engine.build import (
+    build_classifier,
+    build_optimizer,
+    build_validation,
+    check_attackable,
+    check_supervision,
+    check_true_parts,
+)
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint, save_weights
 from partbox.engine.checks import ConfigError
+from partbox.engine.dry_run import plan
+from partbox.engine.evaluate import evaluate_and_save
 from partbox.engine.evaluation_cost import cost, self_check_lines
 from partbox.engine.setup import fill_names, load_config
 from partbox.evaluation.perturbations import build_perturbation
@@ -103,6 +113,22 @@ def test_a_part_model_without_part_labels_is_refused(example_dataset):
     assert check_supervision(without, build_classifier(without), records) == 0
 
 
+def test_predicted_labels_that_nothing_uses_are_refused(example_dataset):
+    """Boxes for a model of masks: it would learn from the annotated images alone, and no number would say so."""
+    boxes = [{**r, "part_labels": "box", "label_source": "predicted"} for r in example_dataset.records[:60]]
+    records = [*boxes, *example_dataset.records[60:]]
+    assert records[-1]["part_labels"] == "mask"
+    cfg = small_config(example_dataset, "MODEL.PART.EXTRACTOR.SUPERVISION", "mask")
+    with pytest.raises(ConfigError, match="predicted part labels of 60 images are boxes"):
+        check_supervision(cfg, build_classifier(cfg), records)
+    for supervision in ("auto", "box"):
+        cfg = small_config(example_dataset, "MODEL.PART.EXTRACTOR.SUPERVISION", supervision)
+        assert check_supervision(cfg, build_classifier(cfg), records) == 66
+    masks = [{**r, "label_source": "predicted"} for r in example_dataset.records]
+    cfg = small_config(example_dataset, "MODEL.PART.EXTRACTOR.SUPERVISION", "mask")
+    assert check_supervision(cfg, build_classifier(cfg), masks) == 66
+
+
 def test_the_oracle_is_not_attacked(example_dataset):
     oracle = ["MODEL.PART.EXTRACTOR.NAME", "oracle", "MODEL.PART.HEAD.NAME", "part_to_class"]
     cfg = small_config(example_dataset, *oracle, "ADVERSARY.OBJECTIVE", "pgd")
@@ -110,6 +136,70 @@ def test_the_oracle_is_not_attacked(example_dataset):
         check_attackable(cfg, build_classifier(cfg), training=True)
     with pytest.raises(ConfigError, match="PERTURBATIONS"):
         check_attackable(cfg, build_classifier(cfg), training=False)
+
+
+def test_an_oracle_is_refused_images_without_part_labels_before_it_starts(example_dataset):
+    """It would stop at the first batch that has one, in the middle of training or of an evaluation."""
+    cfg = small_config(example_dataset, *ORACLES["oracle_masks"])
+    model, records = build_classifier(cfg), list(example_dataset.records)
+    assert check_supervision(cfg, model, records) == 66
+    check_true_parts(model, [{**record, "part_labels": "box"} for record in records], "DATASETS.TEST")
+    records[7] = {**records[7], "part_labels": "none", "annotations": []}
+    with pytest.raises(ConfigError, match=r"DATASETS\.TRAIN: .* 1 of 66 images"):
+        check_supervision(cfg, model, records)
+    with pytest.raises(ConfigError, match=r"DATASETS\.TEST: .* 1 of 66 images"):
+        check_true_parts(model, records, "DATASETS.TEST")
+    masks_only = small_config(example_dataset, *ORACLES["oracle_masks"], "MODEL.PART.EXTRACTOR.SUPERVISION", "mask")
+    with pytest.raises(ConfigError, match=r"66 of 66 images"):
+        check_supervision(masks_only, model, [{**record, "part_labels": "box"} for record in records])
+    segmenter = small_config(example_dataset)
+    check_true_parts(build_classifier(segmenter), records, "DATASETS.TEST")
+
+
+def test_an_evaluation_and_a_plan_of_an_oracle_look_at_all_its_labels(example_dataset, tmp_path, monkeypatch):
+    oracle = [*ORACLES["oracle_masks"], "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]"]
+    options = ["OUTPUT_DIR", str(tmp_path / "run"), "DATASETS.VALIDATION", "('any',)"]
+    cfg = small_config(example_dataset, *oracle, *options)
+    monkeypatch.setitem(example_dataset.records[-1], "part_labels", "none")
+    monkeypatch.setattr("partbox.engine.evaluate.load_dataset", lambda *_: example_dataset)
+    monkeypatch.setattr("partbox.engine.dry_run.load_dataset", lambda *_: example_dataset)
+    monkeypatch.setattr("partbox.engine.build.load_dataset", lambda *_: example_dataset)
+    for work in (
+        lambda: evaluate_and_save(cfg, build_classifier(cfg).eval(), weights=""),
+        lambda: plan(cfg, eval_only=True),
+        lambda: build_validation(cfg, build_classifier(cfg)),
+    ):
+        with pytest.raises(ConfigError, match="the oracle's parts are the labels, and 1 of 66 images have none"):
+            work()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], True),
+        (["MODEL.PART.LOSS_WEIGHT", "0.5"], False),
+        (["MODEL.PART.HEAD.DETACH_MASKS", "False"], False),
+        (["MODEL.WEIGHTS", "teacher.pth"], False),
+    ],
+)
+def test_masks_that_nothing_teaches_are_named(example_dataset, caplog, options, said):
+    """``part-seg`` without ``semi`` is meant for a segmenter that has learned already."""
+    nobody = ["MODEL.PART.LOSS_WEIGHT", "0", "MODEL.PART.HEAD.DETACH_MASKS", "True"]
+    cfg = small_config(example_dataset, "MODEL.PART.HEAD.NAME", "masked_image", *nobody, *options)
+    check_supervision(cfg, build_classifier(cfg, ""), example_dataset.records)
+    assert ("Nothing teaches the part masks" in caplog.text) == said
+
+
+def test_the_true_parts_take_no_share_of_the_loss(example_dataset):
+    """With the default weight of the part term, half of the classification would be lost to a number."""
+    cfg = small_config(example_dataset, *ORACLES["oracle_masks"])
+    model = build_classifier(cfg)
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    batch = [mapper(record) for record in example_dataset.records[:4]]
+    images, targets = model.images_of(batch), model.targets_of(batch)
+    whole = model.classification_loss(model.run(images, targets).logits, targets)
+    torch.testing.assert_close(sum(model.losses(images, targets).values()), whole)
 
 
 def test_order_is_file_then_experiment_then_options(tmp_path):

@@ -8,7 +8,7 @@ from small_models import MODELS, small_config
 
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
-from partbox.engine.checkpoint import CheckpointError, check_names
+from partbox.engine.checkpoint import CheckpointError, check_names, save_weights
 from partbox.engine.checks import ConfigError
 from partbox.modeling.levels import LevelMap, channels_to_class, part_level, plain_name
 
@@ -125,3 +125,19 @@ def test_weights_of_another_grouping_are_refused(example_dataset):
         check_names(other, {"channel_names": names}, "weights")
     with pytest.raises(ConfigError, match="parts are in no group"):
         build_classifier(small_config(example_dataset, *options[:-1], str(own[1:])))
+
+
+def test_weights_of_groups_with_other_members_are_refused(example_dataset, tmp_path):
+    """Groups of the same names in the same order fit to the last tensor, and mean other parts."""
+    plain = build_classifier(small_config(example_dataset, *MODELS["part_box_group"]))
+    first, second, *rest = plain.channel_names
+
+    def grouped(*members: list[str]) -> list[str]:
+        groups = [{"name": f"group {i}", "parts": parts} for i, parts in enumerate(members)]
+        return [*MODELS["part_box_group"], "MODEL.PART.EXTRACTOR.GROUPS", str(groups)]
+
+    path = tmp_path / "weights.pth"
+    save_weights(path, build_classifier(small_config(example_dataset, *grouped([first, second], rest))))
+    build_classifier(small_config(example_dataset, *grouped([first, second], rest)), str(path))
+    with pytest.raises(CheckpointError, match="other channel of part"):
+        build_classifier(small_config(example_dataset, *grouped([first], [second, *rest])), str(path))

@@ -222,6 +222,7 @@ def test_frozen_batch_norm_keeps_statistics_and_learns_scale(example_dataset):
 
 
 SUMMED = ["MODEL.PART.HEAD.SUM_BY_CLASS", "True"]
+KEYPOINTS_ALONE = ["MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1", "MODEL.PART.PIXEL_LOSS_WEIGHT", "0"]
 FROM_CLEAN = ["MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", "True"]
 
 
@@ -241,6 +242,9 @@ FROM_CLEAN = ["MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", "True"]
         (["MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1", *MODELS["normal"]], "teaches the masks"),
         (["MODEL.PART.PIXEL_LOSS_WEIGHT", "0"], "weighs nothing"),
         (["MODEL.PART.PIXEL_LOSS_WEIGHT", "-1"], "must not be negative"),
+        ([*KEYPOINTS_ALONE, "MODEL.PART.FOCAL_GAMMA", "2"], "FOCAL_GAMMA weighs the pixels"),
+        (["MODEL.PART.HEAD.NETWORK", "test_resnet"], "part_box has no network"),
+        ([*MODELS["two_head"], "MODEL.PART.HEAD.NETWORK_WEIGHTS", "timm"], "two_head has no network"),
         (["MODEL.PART.HEAD.HARD_MASKS", "True"], "belong to the head masked_image"),
         (["MODEL.PART.HEAD.MASK_TEMPERATURE", "2"], "belong to the head masked_image"),
         ([*MODELS["masks"], "MODEL.PART.HEAD.MASK_TEMPERATURE", "0"], "must be positive"),

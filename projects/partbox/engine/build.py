@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from partbox.attacks import PGD, PartPGD, ThreatModel, parse_eps
 from partbox.data.loader import build_test_loader, build_training_loader, subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import is_supervised
+from partbox.data.pseudo_labels import is_predicted
 from partbox.evaluation import Perturbation, build_perturbations
 from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
@@ -168,7 +169,44 @@ def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[st
             f"MODEL.PART.LOSS_WEIGHT is {model.part_loss_weight}, but none of the {len(records)} training images has "
             f"part labels that MODEL.PART.EXTRACTOR.SUPERVISION {supervision} can use; try auto or box, or weight 0"
         )
+    predicted = [record for record in records if is_predicted(record)]
+    if predicted and model.part_loss_weight > 0 and not any(is_supervised(one, supervision) for one in predicted):
+        raise ConfigError(
+            f"DATASETS.TRAIN: the predicted part labels of {len(predicted)} images are boxes, and "
+            f"MODEL.PART.EXTRACTOR.SUPERVISION {supervision} uses none of them; set it auto or box, or predict masks"
+        )
+    check_true_parts(model, records, "DATASETS.TRAIN", supervision)
+    learns = model.extractor is not None and not model.extractor.needs_part_maps
+    if learns and model.part_loss_weight == 0 and cfg.MODEL.PART.HEAD.DETACH_MASKS and not cfg.MODEL.WEIGHTS:
+        logger.warning(
+            "Nothing teaches the part masks: MODEL.PART.LOSS_WEIGHT is 0, MODEL.PART.HEAD.DETACH_MASKS keeps the class "
+            "from them, and MODEL.WEIGHTS brings none; the head reads masks of random weights"
+        )
     return usable
+
+
+def check_true_parts(
+    model: PartClassifier, records: Sequence[Mapping[str, Any]], key: str, supervision: str = "auto"
+) -> None:
+    """Refuse images without part labels for an oracle, which would stop at the first of them.
+
+    Args:
+        model: any; others than those whose parts are the labels pass.
+        records: of a dataset.
+        key: of the configuration, that names it.
+        supervision: which labels are used, see :func:`partbox.data.part_map.is_supervised`.
+
+    Raises:
+        ConfigError: naming the key and how many there are.
+    """
+    if model.extractor is None or not model.extractor.needs_part_maps:
+        return
+    without = sum(not is_supervised(record, supervision) for record in records)
+    if without:
+        raise ConfigError(
+            f"{key}: the oracle's parts are the labels, and {without} of {len(records)} images have none that it can "
+            "use (not labelled, outside the budget, or boxes under SUPERVISION mask): label them, or leave them out"
+        )
 
 
 def check_attackable(cfg: CfgNode, model: PartClassifier, *, training: bool) -> None:
@@ -356,6 +394,8 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
     records = subset(dataset.records, cfg.ADVERSARY.VALIDATION_IMAGES, seed=0)
     # Only the oracle's label depends on the part maps.
     maps_needed = isinstance(model, PartClassifier) and _label_needs_part_maps(model)
+    if isinstance(model, PartClassifier):
+        check_true_parts(model, records, "DATASETS.VALIDATION")
     mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=maps_needed)
     attack = None
     if cfg.ADVERSARY.OBJECTIVE != "clean":

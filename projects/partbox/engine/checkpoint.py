@@ -16,7 +16,7 @@ from partbox.files import write_atomically, write_text
 
 logger = logging.getLogger(__name__)
 
-NAMES = ("class_names", "part_names", "channel_names")  # what a model's outputs mean
+NAMES = ("class_names", "part_names", "channel_names", "channel_of_part")  # what a model's outputs mean
 
 
 class CheckpointError(RuntimeError):
@@ -79,9 +79,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str, ane
 
 
 def check_names(model: nn.Module, contents: Mapping[str, Any], source: str) -> None:
-    """Compare the classes and parts that a checkpoint was made for with the model's.
+    """Compare the classes, parts and groups of parts that a checkpoint was made for with the model's.
 
-    Weights of as many classes in another order would load and give wrong labels.
+    Weights of as many classes in another order, or of groups with other members, would load and give wrong labels.
 
     Raises:
         CheckpointError: they differ.

@@ -19,6 +19,7 @@ from .build import (
     build_validation,
     check_attackable,
     check_supervision,
+    check_true_parts,
     perturbations_of,
 )
 from .checks import ConfigError
@@ -55,8 +56,10 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
             f"training images with part labels that are used: {supervised if model.extractor is not None else 0}"
         )
         lines.append(f"training cost: {training_passes(cfg):,} forward-backward passes over an image")
-    _try_one_image(cfg, model, test.records[0])
-    images = len(subset(test.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED))
+    tested = subset(test.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
+    check_true_parts(model, tested, "DATASETS.TEST")
+    _try_one_image(cfg, model, tested[0])
+    images = len(tested)
     lines.append(f"parameters: {sum(p.numel() for p in model.parameters()):,}")
     lines.append(f"classes: {len(model.class_names)}, parts: {len(model.part_names)}")
     lines.append(f"test images: {images} of {len(test.records)}")

@@ -32,7 +32,7 @@ from partbox.evaluation.subject import ClassifierSubject, Mapper, Subject
 from partbox.files import write_text
 from partbox.modeling import PartClassifier
 
-from .build import build_classifier, perturbations_of
+from .build import build_classifier, check_true_parts, perturbations_of
 from .checks import ConfigError
 from .hooks.best_checkpoint import BEST
 from .run_folder import config_hash, effective_config
@@ -68,6 +68,7 @@ def evaluate_and_save(
     """
     dataset = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     records = subset(dataset.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
+    check_true_parts(model, records, "DATASETS.TEST")
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
     finished = evaluate_subject(
         cfg,

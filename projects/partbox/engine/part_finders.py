@@ -104,6 +104,7 @@ def build_finder(cfg: CfgNode, weights: str, dataset: str, *, labels: str, parts
     if cfg.MODEL.META_ARCHITECTURE == "PartClassifier":
         model = build_classifier(cfg, weights)
         _check_classifier(cfg, model, masks)
+        model.from_clean_image = False  # nobody attacks here: the image that is looked at is the clean one
         mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=False)
         return ClassifierFinder(model.eval(), mapper, masks=masks, of_class=of_class)
     check_classes(cfg, dataset)

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from tqdm import tqdm
 
 from partbox.data import PartDataset, get_part_dataset, load_part_dataset
+from partbox.data.catalog import register_dataset_file
 from partbox.data.loader import build_test_loader
 from partbox.data.merged_labels import PredictedPart, is_annotated, write_merged_labels
 from partbox.evaluation.found_part_store import FoundPartStore
@@ -87,6 +89,17 @@ class _Images:
         return [record for record in self.records if not is_annotated(record)]
 
 
+def is_among(dataset: str, names: Sequence[str]) -> bool:
+    """Whether a dataset is one of those named, also where one is given by its name and the other by its file."""
+
+    def file_of(name: str) -> str:
+        register_dataset_file(name)
+        known = name in DatasetCatalog and MetadataCatalog.get(name).get("json_file")
+        return os.path.realpath(known) if known else name
+
+    return bool(dataset) and file_of(dataset) in {file_of(name) for name in names}
+
+
 def check_options(cfg: CfgNode, options: PseudoLabelOptions) -> None:
     """Refuse what would end in a threshold, or in training images, that nobody should believe in.
 
@@ -94,7 +107,7 @@ def check_options(cfg: CfgNode, options: PseudoLabelOptions) -> None:
         ConfigError: test images, a threshold or overlap out of range, or no labels to choose a threshold by.
     """
     for name, what in ((options.dataset, "--dataset"), (options.labelled, "--labelled")):
-        if name in cfg.DATASETS.TEST:
+        if is_among(name, cfg.DATASETS.TEST):
             raise ConfigError(f"{what} {name} is DATASETS.TEST of this run: test images must not shape what is trained")
     if isinstance(options.threshold, float) and not 0 <= options.threshold <= 1:
         raise ConfigError(f"--threshold must be auto, per-part or a score in [0, 1], not {options.threshold}")
@@ -169,7 +182,7 @@ def _images(cfg: CfgNode, name: str) -> _Images:
     """A dataset; the run's training dataset within its label budget."""
     dataset = get_part_dataset(name, verify_images=cfg.INPUT.VERIFY_IMAGES)
     fill_names(cfg, dataset)
-    records = within_budget(cfg, dataset.records, name) if name in cfg.DATASETS.TRAIN else list(dataset.records)
+    records = within_budget(cfg, dataset.records, name) if is_among(name, cfg.DATASETS.TRAIN) else list(dataset.records)
     return _Images(dataset, records)
 
 
@@ -181,7 +194,7 @@ def _labelled(cfg: CfgNode, options: PseudoLabelOptions) -> list[Record]:
     """
     if not options.labelled:
         return []
-    if options.labelled in cfg.DATASETS.TRAIN:
+    if is_among(options.labelled, cfg.DATASETS.TRAIN):
         logger.warning(
             "--labelled %s is what the model learned from: it is surer there than elsewhere, so the threshold is too "
             "high and its F1 better than it will be; name another dataset (DATASETS.VALIDATION)",
@@ -342,7 +355,7 @@ def _curves(
 
 def _origin(cfg: CfgNode, weights: str, options: PseudoLabelOptions) -> dict[str, Any]:
     """Which model labelled which images; no path of this machine."""
-    budget = label_budget(cfg) if options.dataset in cfg.DATASETS.TRAIN else None
+    budget = label_budget(cfg) if is_among(options.dataset, cfg.DATASETS.TRAIN) else None
     return {
         "dataset": _name(options.dataset),
         "label_budget": None

@@ -106,6 +106,10 @@ def _check_part_terms(cfg: CfgNode, extractor: Extractor | None) -> None:
         raise ValueError(
             "MODEL.PART.KEYPOINT_LOSS_WEIGHT teaches the masks of a segmenter: set MODEL.PART.EXTRACTOR.NAME segmenter"
         )
+    if part.FOCAL_GAMMA and not pixels:
+        raise ValueError(
+            "MODEL.PART.FOCAL_GAMMA weighs the pixels' cross-entropy, and PIXEL_LOSS_WEIGHT is 0: leave it 0"
+        )
     if extractor is not None and part.LOSS_WEIGHT > 0 and not pixels and not keypoints:
         raise ValueError("MODEL.PART.LOSS_WEIGHT weighs nothing: PIXEL_LOSS_WEIGHT and KEYPOINT_LOSS_WEIGHT are 0")
 
@@ -286,6 +290,8 @@ def build_head(cfg: CfgNode, shapes: Shapes, extractor: Extractor | None) -> Hea
             "MODEL.PART.HEAD.HARD_MASKS, DETACH_MASKS, SUM_BY_CLASS and MASK_TEMPERATURE belong to the head "
             f"masked_image; {name} does not read them"
         )
+    if name != "masked_image" and (node.NETWORK or node.NETWORK_WEIGHTS):
+        raise ValueError(f"MODEL.PART.HEAD.NETWORK and NETWORK_WEIGHTS belong to masked_image; {name} has no network")
     if cfg.MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE:
         _check_clean(extractor, head)
     return head

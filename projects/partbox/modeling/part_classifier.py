@@ -42,7 +42,7 @@ class PartClassifier(nn.Module):
         level: part level of the extractor's channels.
         groups: of level ``group``, see :func:`partbox.modeling.levels.part_level`.
         from_clean_image: the extractor sees the clean image, whatever an attack does to the one that the head sees.
-        part_loss_weight: c of (1 - c) classification + c parts.
+        part_loss_weight: c of (1 - c) classification + c parts; 0 where no extractor learns.
         pixel_loss_weight: of the pixels' cross-entropy within the part term.
         keypoint_loss_weight: of :func:`partbox.modeling.losses.keypoint_loss` within the part term.
         part_loss_at_image_size: see :func:`partbox.modeling.losses.part_loss`.
@@ -94,7 +94,9 @@ class PartClassifier(nn.Module):
         self.level = part_level(level, class_names, part_names, part_to_class, groups)
         self.level_map = LevelMap(self.level)
         self.from_clean_image = from_clean_image
-        self.part_loss_weight = part_loss_weight if extractor is not None else 0.0
+        # Nothing learns from a part term of the true parts; it would only take its share from the classification.
+        learns = extractor is not None and not extractor.needs_part_maps
+        self.part_loss_weight = part_loss_weight if learns else 0.0
         self.pixel_loss_weight, self.keypoint_loss_weight = pixel_loss_weight, keypoint_loss_weight
         if keypoint_loss_weight:
             owners = channels_to_class(self.level, part_to_class, len(class_names))
@@ -151,6 +153,11 @@ class PartClassifier(nn.Module):
     def channel_names(self) -> tuple[str, ...]:
         """Names of the mask channels, without background."""
         return self.level.channels
+
+    @property
+    def channel_of_part(self) -> tuple[int, ...]:
+        """Index in :attr:`channel_names` of each part: groups of one name may hold other parts."""
+        return self.level.of_part
 
     @property
     def label_needs_evidence(self) -> bool:

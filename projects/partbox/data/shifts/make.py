@@ -166,8 +166,10 @@ def _account(plan: ShiftPlan, total: int, settings: Settings, say: Callable[[str
 def _file_names(records: Sequence[Record], image_root: Path, image_format: str) -> list[str]:
     """Names of the images: those of the source with another ending, or with one more where two would be the same."""
     names = [PurePosixPath(os.path.relpath(record["file_name"], image_root)) for record in records]
-    count = Counter(name.with_suffix("") for name in names)
-    stems = [name if count[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    stems = [name.with_suffix("") for name in names]
+    while len(set(stems)) < len(stems):  # a whole name may be the stem of another: a.jpg, a.png, a.jpg.jpg
+        count = Counter(stems)
+        stems = [name if count[stem] > 1 else stem for name, stem in zip(names, stems, strict=True)]
     return [f"{stem}.{image_format}" for stem in stems]
 
 
