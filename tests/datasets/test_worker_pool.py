@@ -48,7 +48,7 @@ def test_a_killed_worker_is_told_in_one_sentence():
 @pytest.mark.parametrize("turn", range(2))
 def test_an_interrupt_of_the_terminal_ends_the_run_at_once_and_quietly(turn):
     """A worker that died of the interrupt could hold the queue's lock: the others, and the run, waited for ever."""
-    environment = {**os.environ, "PYTHONPATH": str(REPO / "projects")}
+    environment = {**os.environ, "PYTHONPATH": str(REPO / "projects"), "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS], env=environment, start_new_session=True, stdout=-1, stderr=-1, text=True
     )

@@ -120,7 +120,7 @@ class Crop:
     """A crop that was saved.
 
     Attributes:
-        number: of its object.
+        number, class_name, part_labels: of its object.
         file_name: below the output's image root.
         width, height: in pixels.
         parts: dicts with ``category`` (as in :class:`SourcePart`), ``bbox`` ([x, y, w, h] in pixels of the crop), and
@@ -131,6 +131,8 @@ class Crop:
     """
 
     number: int
+    class_name: str
+    part_labels: PartLabels
     file_name: str
     width: int
     height: int
@@ -212,7 +214,7 @@ def place_segmentation(
 
 def label_crop(target: SourceObject, window: CropWindow, photo: Photo, file_name: str) -> Crop:
     """The labels of one crop."""
-    crop = Crop(target.number, file_name, window.width, window.height)
+    crop = Crop(target.number, target.class_name, target.part_labels, file_name, window.width, window.height)
     if target.part_labels == "none":
         return crop
     for part in target.parts:
@@ -262,19 +264,17 @@ def cut_photo(task: CropTask, image_root: Path, output: Path | None, settings: C
 
 def cut_photos(
     tasks: Iterable[CropTask], image_root: Path, output: Path | None, settings: CropSettings, *, workers: int
-) -> Iterator[tuple[CropTask, list[Crop]]]:
-    """Each task with its crops, in the order of the tasks, whatever the number of worker processes.
+) -> Iterator[list[Crop]]:
+    """The crops of each task, in the order of the tasks, whatever the number of worker processes.
 
     A :class:`PhotoError` of a task carries the photograph's name as a second argument.
     """
-    work = partial(_task_and_crops, image_root=image_root, output=output, settings=settings)
+    work = partial(_cut_or_name, image_root=image_root, output=output, settings=settings)
     yield from ordered_map(work, tasks, workers=workers)
 
 
-def _task_and_crops(
-    task: CropTask, image_root: Path, output: Path | None, settings: CropSettings
-) -> tuple[CropTask, list[Crop]]:
+def _cut_or_name(task: CropTask, image_root: Path, output: Path | None, settings: CropSettings) -> list[Crop]:
     try:
-        return task, cut_photo(task, image_root, output, settings)
+        return cut_photo(task, image_root, output, settings)
     except PhotoError as error:
         raise PhotoError(str(error), task.photo.name) from error

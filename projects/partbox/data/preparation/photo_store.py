@@ -199,10 +199,10 @@ class PhotoStore:
             photo = replace(photo, objects=objects)
             yield CropTask(photo, tuple(_crop_file(name, target.number, split, image_format) for target in objects))
 
-    def add_crops(self, task: CropTask, crops: list[Crop]) -> None:
-        """Keep the crops of a task."""
+    def add_crops(self, crops: list[Crop]) -> None:
+        """Keep the crops of a photograph."""
         query = "SELECT photo, split FROM objects JOIN photos ON photo = place WHERE number = ?"
-        for target, crop in zip(task.photo.objects, crops, strict=True):
+        for crop in crops:
             place, split = self._database.execute(query, (crop.number,)).fetchone()
             value = {
                 "image": {
@@ -210,14 +210,14 @@ class PhotoStore:
                     "file_name": crop.file_name,
                     "width": crop.width,
                     "height": crop.height,
-                    "part_labels": target.part_labels,
+                    "part_labels": crop.part_labels,
                 },
                 "parts": crop.parts,
                 "clipped": crop.clipped,
                 "dropped": dict(crop.dropped),
             }
             insert = "INSERT INTO crops (photo, split, class, value) VALUES (?, ?, ?, ?)"
-            self._database.execute(insert, (place, split, target.class_name, orjson.dumps(value)))
+            self._database.execute(insert, (place, split, crop.class_name, orjson.dumps(value)))
 
     def crops(self, split: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """(class, name of the photograph, crop) of each crop of a split, in the order of the photographs.

@@ -69,8 +69,8 @@ def _cut(store: PhotoStore, image_root: Path, output: Path, options: PrepareOpti
     with tqdm(total=store.count_objects(), desc="cutting", unit="crop", disable=None) as bar:
         try:
             tasks = store.tasks(options.crops.image_format)
-            for task, crops in cut_photos(tasks, image_root, root, options.crops, workers=workers):
-                store.add_crops(task, crops)
+            for crops in cut_photos(tasks, image_root, root, options.crops, workers=workers):
+                store.add_crops(crops)
                 kept += sum(crop.was_there for crop in crops)
                 bar.update(len(crops))
         except PhotoError as error:

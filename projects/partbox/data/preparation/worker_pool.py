@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import chain, islice, repeat
 from typing import TypeVar
 
-_PENDING = 4  # items a worker may have waiting; bounds memory
+_PENDING = 4  # tasks a worker may have waiting; bounds memory
+_TASK = 8  # items a task, after the first ones of one item each: sending takes longer than some items do
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,22 +34,28 @@ def ordered_map(work: Callable[[Item], Result], items: Iterable[Item], *, worker
         yield from map(work, items)
         return
     with ProcessPoolExecutor(workers, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-        pending: deque[Future[Result]] = deque()
+        pending: deque[Future[list[Result]]] = deque()
+        remaining = iter(items)
+        sizes = chain(repeat(1, workers * _PENDING), repeat(_TASK))
         try:
-            for item in items:
+            while some := list(islice(remaining, next(sizes))):
                 with _interrupts_blocked():  # submit starts the workers, which inherit that
-                    future = pool.submit(work, item)
+                    future = pool.submit(_work_on, work, some)
                 pending.append(future)
                 if len(pending) >= workers * _PENDING:
-                    yield pending.popleft().result()
+                    yield from pending.popleft().result()
             while pending:
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         except BrokenProcessPool as error:
             reason = "a worker process was killed, perhaps because memory ran out: take fewer workers"
             raise ChildProcessError(reason) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _work_on(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [work(item) for item in items]
 
 
 @contextmanager
