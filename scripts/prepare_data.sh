@@ -5,21 +5,20 @@
 #     bash scripts/prepare_data.sh DOWNLOADS paco_lvis pascal_part      these; a missing one is a failure
 #     bash scripts/prepare_data.sh DOWNLOADS partimagenet -- --classes 158 --labels box
 #
-# DOWNLOADS: folder with what the owners' archives unpack to; links will do:
-#     PartImageNet/                   COCO files and photographs         -> partimagenet
-#     PartImageNetPP/json/            one file a class                   -> partimagenet_pp, with
-#     ILSVRC2012/train/               ImageNet's training set
-#     Annotations_Part/ VOCdevkit/    PASCAL-Part and VOC2010            -> pascal_part
-#     gtFinePanopticParts/ leftImg8bit/   Cityscapes                     -> cityscapes_part
-#     paco_lvis_v1_*.json             with train2017/ and val2017/       -> paco_lvis
-#     paco_ego4d_v1_*.json            with paco_frames/                  -> paco_ego4d
-#     pascal_part_animals/            images/ and trainval.json          -> pascal_part_animals
+# DOWNLOADS: the folder in which the commands of datasets/README.md were run; links will do:
+#     PartImageNet/                         COCO files and photographs       -> partimagenet
+#     PartImageNetPP/ ILSVRC2012/train/     labels, ImageNet's training set  -> partimagenet_pp
+#     pascal_part_source/                   Annotations_Part, VOCdevkit      -> pascal_part
+#     cityscapes/                           gtFinePanopticParts, leftImg8bit -> cityscapes_part
+#     annotations/ coco/                    PACO's files, photographs        -> paco_lvis
+#     annotations/ ego4d/v1/paco_frames/    PACO's files, frames             -> paco_ego4d
+#     pascal_part_animals/                  images/, trainval.json           -> pascal_part_animals
 # Options after -- go to the script of each data set (see its --help). An interrupted run continues where it was.
 # DETECTRON2_DATASETS: where the data sets go (datasets_root). PARTBOX_VENV: the environment's folder (.venv).
 set -euo pipefail
 
 if [[ $# -lt 1 || "$1" == "-h" || "$1" == "--help" ]]; then
-    sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit $(($# < 1 ? 2 : 0))
 fi
 
@@ -42,25 +41,40 @@ for name in ${NAMES[@]+"${NAMES[@]}"}; do
     [[ " ${KNOWN[*]} " == *" $name "* ]] || { echo "error: unknown data set $name; known: ${KNOWN[*]}" >&2; exit 2; }
 done
 
-# What each needs below DOWNLOADS, and the options of its script.
-needs() {
+LABELS_ONLY=0
+for option in "$@"; do
+    [[ "$option" != "--labels-only" ]] || LABELS_ONLY=1
+done
+
+# What each needs below DOWNLOADS: labels, photographs.
+label_paths() {
     case "$1" in
         partimagenet) echo "PartImageNet" ;;
-        partimagenet_pp) echo "PartImageNetPP/json ILSVRC2012/train" ;;
-        pascal_part) echo "Annotations_Part VOCdevkit/VOC2010/JPEGImages" ;;
-        cityscapes_part) echo "gtFinePanopticParts/train gtFinePanopticParts/val leftImg8bit/train leftImg8bit/val" ;;
-        paco_lvis) echo "paco_lvis_v1_train.json paco_lvis_v1_val.json paco_lvis_v1_test.json train2017 val2017" ;;
-        paco_ego4d) echo "paco_ego4d_v1_train.json paco_ego4d_v1_val.json paco_ego4d_v1_test.json paco_frames" ;;
-        pascal_part_animals) echo "pascal_part_animals/images pascal_part_animals/trainval.json" ;;
+        partimagenet_pp) echo "PartImageNetPP/json" ;;
+        pascal_part) echo "pascal_part_source/Annotations_Part" ;;
+        cityscapes_part) echo "cityscapes/gtFinePanopticParts/train cityscapes/gtFinePanopticParts/val" ;;
+        paco_lvis | paco_ego4d) echo annotations/"$1"_v1_{train,val,test}.json ;;
+        pascal_part_animals) echo "pascal_part_animals/trainval.json" ;;
+    esac
+}
+photograph_paths() {
+    case "$1" in
+        partimagenet_pp) echo "ILSVRC2012/train" ;;
+        pascal_part) echo "pascal_part_source/VOCdevkit/VOC2010/JPEGImages" ;;
+        cityscapes_part) echo "cityscapes/leftImg8bit/train cityscapes/leftImg8bit/val" ;;
+        paco_lvis) echo "coco/train2017 coco/val2017" ;;
+        paco_ego4d) echo "ego4d/v1/paco_frames" ;;
+        pascal_part_animals) echo "pascal_part_animals/images" ;;
     esac
 }
 inputs() {
     case "$1" in
         partimagenet) INPUTS=(--input "$IN/PartImageNet") ;;
         partimagenet_pp) INPUTS=(--input "$IN/PartImageNetPP" --images "$IN/ILSVRC2012/train") ;;
-        pascal_part | cityscapes_part) INPUTS=(--input "$IN") ;;
-        paco_lvis) INPUTS=(--annotations "$IN" --images "$IN") ;;
-        paco_ego4d) INPUTS=(--annotations "$IN" --images "$IN/paco_frames") ;;
+        pascal_part) INPUTS=(--input "$IN/pascal_part_source") ;;
+        cityscapes_part) INPUTS=(--input "$IN/cityscapes") ;;
+        paco_lvis) INPUTS=(--annotations "$IN/annotations" --images "$IN/coco") ;;
+        paco_ego4d) INPUTS=(--annotations "$IN/annotations" --images "$IN/ego4d/v1/paco_frames") ;;
         pascal_part_animals) INPUTS=(--input "$IN/pascal_part_animals") ;;
     esac
 }
@@ -69,7 +83,9 @@ READY=() MISSING=()
 for name in "${KNOWN[@]}"; do
     [[ ${#NAMES[@]} -eq 0 || " ${NAMES[*]-} " == *" $name "* ]] || continue
     lacking=()
-    for path in $(needs "$name"); do
+    wanted="$(label_paths "$name")"
+    ((LABELS_ONLY)) || wanted+=" $(photograph_paths "$name")"
+    for path in $wanted; do
         [[ -e "$IN/$path" ]] || lacking+=("$path")
     done
     if [[ ${#lacking[@]} -eq 0 ]]; then

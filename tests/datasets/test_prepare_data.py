@@ -22,19 +22,41 @@ def script(*arguments: object, **environment: str) -> subprocess.CompletedProces
 
 
 def test_what_is_missing_is_named_file_by_file(tmp_path):
-    (tmp_path / "train2017").mkdir()
-    (tmp_path / "paco_lvis_v1_train.json").touch()
-    done = script(tmp_path, "paco_lvis")
-    assert done.returncode == 1
-    line = next(line for line in done.stdout.splitlines() if line.startswith("missing"))
-    assert line.split(" lacks ")[1].split() == ["paco_lvis_v1_val.json", "paco_lvis_v1_test.json", "val2017"]
-    assert "datasets/README.md" in done.stdout
+    (tmp_path / "coco" / "train2017").mkdir(parents=True)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "paco_lvis_v1_train.json").touch()
+
+    def lacking(*options: str) -> list[str]:
+        done = script(tmp_path, "paco_lvis", *options)
+        assert done.returncode == 1
+        assert "datasets/README.md" in done.stdout
+        line = next(line for line in done.stdout.splitlines() if line.startswith("missing"))
+        return line.split(" lacks ")[1].split()
+
+    files = ["annotations/paco_lvis_v1_val.json", "annotations/paco_lvis_v1_test.json"]
+    assert lacking() == [*files, "coco/val2017"]
+    assert lacking("--", "--labels-only") == files
 
 
 def test_an_empty_folder_lacks_every_data_set(tmp_path):
     done = script(tmp_path)
     assert done.returncode == 1
     assert sum(line.startswith("missing") for line in done.stdout.splitlines()) == 7
+
+
+def test_the_folders_are_those_of_the_readme():
+    readme = (REPO / "datasets" / "README.md").read_text()
+    for given in (
+        "--input PartImageNet ",
+        "--input PartImageNetPP --images ILSVRC2012/train",
+        "--input pascal_part_source ",
+        "--input cityscapes ",
+        "--annotations annotations --images coco ",
+        "--annotations annotations --images ego4d/v1/paco_frames ",
+    ):
+        assert given in readme
+        for folder in given.split()[1::2]:
+            assert folder in script("--help").stdout
 
 
 def test_unknown_names_and_folders_are_refused(tmp_path):
