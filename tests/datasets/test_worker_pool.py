@@ -13,8 +13,10 @@ from partbox.data.preparation.worker_pool import ordered_map
 
 REPO = Path(__file__).resolve().parents[2]
 
+# A shell's background jobs, and what they start, ignore the interrupt: the script takes it in any case.
 ENDLESS = """
-import itertools, sys, time
+import itertools, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from partbox.data.preparation.worker_pool import ordered_map
 slow = (time.sleep(0.01) or item for item in itertools.count())  # workers wait for items most of the time
 try:
