@@ -41,10 +41,17 @@ class PhotoReader(Protocol):
             order, and ``number`` need only be unique in its photograph.
     """
 
-    image_root: Path
-    part_names: Sequence[tuple[str, str]]
-    class_names: Sequence[str]
-    numbered: bool
+    @property
+    def image_root(self) -> Path: ...
+
+    @property
+    def part_names(self) -> Sequence[tuple[str, str]]: ...
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def numbered(self) -> bool: ...
 
     def describe(self) -> dict[str, Any]:
         """All that the labels depend on, as JSON: digests of the files, and what they were taken to mean."""
