@@ -1,8 +1,9 @@
 """Miniatures of PartImageNet and PartImageNet++ in the layouts of their downloads, written by the tests."""
 
 import json
+import pickle
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,18 @@ def three_classes(photos: int = 10) -> PartImageNetPPFiles:
         files.photo(TIGER, 8, 7, 8)
         files.photo("n02776631", 3)
     return files
+
+
+def read_all(reader):
+    """Entries in the main process, labels in a "worker": everything in between is pickled."""
+    worker = pickle.loads(pickle.dumps(reader))
+    return [worker.read(pickle.loads(pickle.dumps(entry))) for entry in reader.entries()]
+
+
+def dropped(labels) -> Counter:
+    return sum((one.dropped for one in labels), Counter())
+
+
+def photos(labels) -> dict:
+    """Photographs with an object, by file name."""
+    return {one.photo.name.split("/")[-1]: one.photo for one in labels if one.photo.objects}

@@ -2,77 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from part_dataset_files import forget_builtin_datasets
+from pseudo_label_runs import MOST, QUARTER, SHORT, read
 from small_detectors import SMALL_DETECTOR, SMALL_TRANSFORMER
-from small_models import DETECTOR_MODELS, MODELS, ORACLES, SMALL, small_config
+from small_models import DETECTOR_MODELS, MODELS
 from torch import nn
 
 import partbox
-from partbox.data import PartDataset, PartDatasetError, get_part_dataset, load_part_dataset
-from partbox.data.catalog import unregister_part_dataset
+from partbox.data import get_part_dataset
 from partbox.data.part_map import paint_part_map
-from partbox.engine.build import build_classifier
 from partbox.engine.checkpoint import CheckpointError, save_weights
 from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import build_detector
 from partbox.engine.part_finders import PartFinder
 from partbox.engine.pseudo_labelling import sha256_of
-from partbox.engine.setup import fill_names, load_config
+from partbox.engine.setup import load_config
 from partbox.evaluation.record_files import RecordsError
 from partbox.modeling.evidence import PartDetections, PartEvidence
 from partbox.modeling.part_classifier import PartOutput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHORT = [
-    *[*SMALL, *MODELS["part_box"], "SOLVER.MAX_ITER", "3", "SOLVER.CHECKPOINT_PERIOD", "3", "TEST.EVAL_PERIOD", "0"],
-    *["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]", "ROBUST_EVAL.NUM_IMAGES", "4"],
-]
-QUARTER = ["DATASETS.LABEL_BUDGET.BOX_SHARE", "0.25"]
-MOST = ["DATASETS.LABEL_BUDGET.BOX_SHARE", "0.95", "DATASETS.VALIDATION", "()"]  # three images are to be labelled
-
-
-@pytest.fixture
-def run(example_root, monkeypatch, tmp_path):
-    """Run one of the tools in this process with command line arguments."""
-
-    def call(tool: str, *arguments: object) -> None:
-        forget_builtin_datasets()
-        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, arguments)])
-        spec = importlib.util.spec_from_file_location(f"{tool}_script", REPOSITORY / f"tools/{tool}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.main()
-
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
-    forget_builtin_datasets()
-    yield call
-    forget_builtin_datasets()
-    for file in tmp_path.rglob("*.json"):
-        unregister_part_dataset(str(file))
-
-
-@pytest.fixture
-def teacher(example_dataset, tmp_path):
-    """The folder of a run that was never trained: configuration and random weights."""
-
-    def make(*options: str, name: str = "teacher") -> Path:
-        forget_builtin_datasets()  # tests that ran before may have left them at another root
-        cfg = small_config(example_dataset, *options)
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        (folder / "config.yaml").write_text(cfg.dump())
-        save_weights(folder / "model_final.pth", build_classifier(cfg))
-        return folder
-
-    return make
 
 
 def in_split(record: dict) -> tuple[str, ...]:
@@ -141,18 +95,16 @@ def plant(monkeypatch):
     return into
 
 
-def read(folder: Path) -> tuple[dict, PartDataset]:
-    return json.loads((folder / "train.json").read_text()), load_part_dataset(folder / "train.json", folder / "images")
-
-
 # A photograph of 32 x 32 pixels becomes an input of 64 x 96: every pixel is 2 x 3 of the network's.
 LARGER = ["INPUT.SIZE", "(64, 96)"]
 
 
-def test_a_perfect_segmenter_labels_as_the_truth_does(run, teacher, plant, example_root, example_dataset, tmp_path):
+def test_a_perfect_segmenter_labels_as_the_truth_does(
+    run_tool, teacher, plant, example_root, example_dataset, tmp_path
+):
     planted = plant(queries=False)
     folder = teacher(*LARGER, *MODELS["part_box"], *QUARTER)
-    run("pseudo_label", "--run", folder, "--labels", "mask", "--output", tmp_path / "out")
+    run_tool("pseudo_label", "--run", folder, "--labels", "mask", "--output", tmp_path / "out")
     document, found = read(tmp_path / "out")
     truth = {record["image_id"]: record for record in example_dataset.records}
     kinds = [(record["part_labels"], record["label_source"]) for record in found.records]
@@ -185,10 +137,10 @@ def test_a_perfect_segmenter_labels_as_the_truth_does(run, teacher, plant, examp
     assert all(sample["part_labels"] == "none" and not sample["annotations"] for sample in asked), "nor any label"
 
 
-def test_a_perfect_detector_gives_the_boxes_of_the_truth(run, teacher, plant, example_dataset, tmp_path):
+def test_a_perfect_detector_gives_the_boxes_of_the_truth(run_tool, teacher, plant, example_dataset, tmp_path):
     plant(queries=True)
     folder = teacher(*DETECTOR_MODELS["dino_part_box"], *LARGER, *QUARTER)
-    run(
+    run_tool(
         "pseudo_label",
         "--run",
         folder,
@@ -218,7 +170,7 @@ def test_a_perfect_detector_gives_the_boxes_of_the_truth(run, teacher, plant, ex
     assert len(thresholds["by_part"]) == (counts >= 4).sum() > 0
 
 
-def test_annotated_images_keep_their_entries_to_the_letter(run, teacher, plant, example_root, tmp_path):
+def test_annotated_images_keep_their_entries_to_the_letter(run_tool, teacher, plant, example_root, tmp_path):
     source = json.loads((example_root / "example" / "train.json").read_text())
     source["images"][0]["license"] = 3
     source["annotations"][0]["attributes"] = {"occluded": True}
@@ -233,7 +185,7 @@ def test_annotated_images_keep_their_entries_to_the_letter(run, teacher, plant, 
     plant(queries=False)
     folder = teacher(*LARGER, *MODELS["part_box"], *QUARTER)  # the budget is the run's dataset's, not this one's
     arguments = ["--run", folder, "--dataset", mine / "train.json", "--labels", "box"]
-    run("pseudo_label", *arguments, "--output", tmp_path / "both")
+    run_tool("pseudo_label", *arguments, "--output", tmp_path / "both")
     document, _ = read(tmp_path / "both")
     assert [image for image in document["images"] if image["id"] not in bare] == [
         image for image in source["images"] if image["id"] not in bare
@@ -246,16 +198,16 @@ def test_annotated_images_keep_their_entries_to_the_letter(run, teacher, plant, 
     assert all("segmentation" not in entry and entry["score"] > 0.9 for entry in new)
     assert document["info"]["pseudo_labels"]["label_budget"] is None
     assert document["info"]["pseudo_labels"]["dataset"] == "mine/train.json"
-    run("pseudo_label", *arguments, "--no-keep-true", "--output", tmp_path / "alone")
+    run_tool("pseudo_label", *arguments, "--no-keep-true", "--output", tmp_path / "alone")
     alone, _ = read(tmp_path / "alone")
     assert {image["id"] for image in alone["images"]} == bare
     assert [(e["image_id"], e["bbox"]) for e in alone["annotations"]] == [(e["image_id"], e["bbox"]) for e in new]
 
 
-def test_train_then_label_then_train_on_both(run, tmp_path, caplog):
-    run("train_net", *SHORT, *QUARTER, "OUTPUT_DIR", tmp_path / "teacher")
+def test_train_then_label_then_train_on_both(run_tool, tmp_path, caplog):
+    run_tool("train_net", *SHORT, *QUARTER, "OUTPUT_DIR", tmp_path / "teacher")
     label = ["pseudo_label", "--run", tmp_path / "teacher", "--labels", "box"]
-    run(*label, "--threshold", "0.03", "--output", tmp_path / "out")
+    run_tool(*label, "--threshold", "0.03", "--output", tmp_path / "out")
     document, found = read(tmp_path / "out")
     predicted = [record for record in found.records if record["label_source"] == "predicted"]
     assert len(predicted) > 20
@@ -266,11 +218,11 @@ def test_train_then_label_then_train_on_both(run, tmp_path, caplog):
     assert document["info"]["pseudo_labels"]["threshold"]["common"] == 0.03
     both = [*SHORT, "DATASETS.TRAIN", f"('{tmp_path}/out/train.json',)"]
     weights = ["DATASETS.PSEUDO_LABELS.WEIGHT", "0.5", "DATASETS.PSEUDO_LABELS.TIMES_SCORE", "True"]
-    run("train_net", *both, *weights, "OUTPUT_DIR", tmp_path / "student")
+    run_tool("train_net", *both, *weights, "OUTPUT_DIR", tmp_path / "student")
     log = (tmp_path / "student" / "log.txt").read_text()
     assert f"Predicted part labels of {len(predicted)} of 66 images; their weight: 0.5 times their mean score" in log
     assert f"Part labels used: of {16 + len(predicted)} of 66 images" in log
-    run("train_net", *both, "DATASETS.PSEUDO_LABELS.WEIGHT", "0", "OUTPUT_DIR", tmp_path / "nothing")
+    run_tool("train_net", *both, "DATASETS.PSEUDO_LABELS.WEIGHT", "0", "OUTPUT_DIR", tmp_path / "nothing")
     alone, nothing = (
         torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("teacher", "nothing")
     )
@@ -280,13 +232,13 @@ def test_train_then_label_then_train_on_both(run, tmp_path, caplog):
     student = torch.load(tmp_path / "student" / "model_final.pth", weights_only=True)
     assert not all(torch.equal(value, student["model"][key]) for key, value in alone["model"].items())
     with pytest.raises(ConfigError, match="set MASK_SHARE and BOX_SHARE to -1"):
-        run("train_net", *both, *QUARTER, "OUTPUT_DIR", tmp_path / "twice")
+        run_tool("train_net", *both, *QUARTER, "OUTPUT_DIR", tmp_path / "twice")
     test = ["DATASETS.TEST", f"('{tmp_path}/out/train.json',)"]
     with pytest.raises(ConfigError, match=r"DATASETS\.TEST: the part labels of .* are predicted"):
-        run("train_net", *SHORT, *test, "--dry-run")
+        run_tool("train_net", *SHORT, *test, "--dry-run")
 
 
-def test_the_same_bytes_whatever_interrupts_and_whoever_reads(run, teacher, tmp_path, monkeypatch):
+def test_the_same_bytes_whatever_interrupts_and_whoever_reads(run_tool, teacher, tmp_path, monkeypatch):
     arguments = [
         "pseudo_label",
         "--run",
@@ -294,8 +246,8 @@ def test_the_same_bytes_whatever_interrupts_and_whoever_reads(run, teacher, tmp_
         "--labels",
         "mask",
     ]
-    run(*arguments, "--threshold", "0.03", "--output", tmp_path / "one")
-    run(*arguments, "--threshold", "0.03", "--output", tmp_path / "two", "DATALOADER.NUM_WORKERS", "2")
+    run_tool(*arguments, "--threshold", "0.03", "--output", tmp_path / "one")
+    run_tool(*arguments, "--threshold", "0.03", "--output", tmp_path / "two", "DATALOADER.NUM_WORKERS", "2")
     one, two = ((tmp_path / name / "train.json").read_bytes() for name in ("one", "two"))
     assert one == two
     lines = (tmp_path / "one" / "found_parts.jsonl").read_bytes().splitlines(keepends=True)
@@ -308,20 +260,20 @@ def test_the_same_bytes_whatever_interrupts_and_whoever_reads(run, teacher, tmp_
     for name in ("train.json", "thresholds.json"):
         (tmp_path / "two" / name).unlink()
     (tmp_path / "two" / "found_parts.jsonl").write_bytes(b"".join(lines[:20]) + lines[20][:17])  # a kill
-    run(*arguments, "--threshold", "0.03", "--output", tmp_path / "two")
+    run_tool(*arguments, "--threshold", "0.03", "--output", tmp_path / "two")
     assert len(looked) == 1 + 22 + 10 - 20
     assert (tmp_path / "two" / "train.json").read_bytes() == one
     looked.clear()
-    run(*arguments, "--threshold", "0.2", "--output", tmp_path / "two")
+    run_tool(*arguments, "--threshold", "0.2", "--output", tmp_path / "two")
     assert looked == [], "another threshold asks no model"
     assert (tmp_path / "two" / "train.json").read_bytes() != one
     with pytest.raises(RecordsError, match='labels was "mask", is "box"'):
-        run(*arguments[:-1], "box", "--threshold", "0.2", "--output", tmp_path / "two")
+        run_tool(*arguments[:-1], "box", "--threshold", "0.2", "--output", tmp_path / "two")
 
 
-def test_an_image_in_which_nothing_is_kept_stays_unlabelled(run, teacher, tmp_path):
+def test_an_image_in_which_nothing_is_kept_stays_unlabelled(run_tool, teacher, tmp_path):
     folder = teacher(*MODELS["part_box"], *QUARTER)
-    run("pseudo_label", "--run", folder, "--labels", "box", "--threshold", "1", "--output", tmp_path / "out")
+    run_tool("pseudo_label", "--run", folder, "--labels", "box", "--threshold", "1", "--output", tmp_path / "out")
     _, found = read(tmp_path / "out")
     kinds = [(record["part_labels"], record["label_source"]) for record in found.records]
     assert kinds.count(("none", "annotated")) == 50
@@ -339,10 +291,10 @@ def test_an_image_in_which_nothing_is_kept_stays_unlabelled(run, teacher, tmp_pa
         ("part_pooling", "mask", "any"),
     ],
 )
-def test_every_extractor_labels(run, teacher, tmp_path, name, labels, parts):
+def test_every_extractor_labels(run_tool, teacher, tmp_path, name, labels, parts):
     folder = teacher(*{**MODELS, **DETECTOR_MODELS}[name], *MOST)
     choice = ["--labels", labels, "--parts", parts, "--threshold", "0.01"]
-    run("pseudo_label", "--run", folder, *choice, "--output", tmp_path / "out")
+    run_tool("pseudo_label", "--run", folder, *choice, "--output", tmp_path / "out")
     document, found = read(tmp_path / "out")
     assert document["info"]["pseudo_labels"]["parts"] == parts
     if parts == "of-class":
@@ -355,7 +307,7 @@ def test_every_extractor_labels(run, teacher, tmp_path, name, labels, parts):
     ("name", "labels"),
     [("faster_rcnn", "box"), ("mask_rcnn", "mask"), ("maskdino", "mask"), ("deeplabv3plus", "mask")],
 )
-def test_detectors_of_detectron2_label_too(run, example_root, example_dataset, tmp_path, name, labels):
+def test_detectors_of_detectron2_label_too(run_tool, example_root, example_dataset, tmp_path, name, labels):
     partbox.register_all()
     options = [*SMALL_DETECTOR, *(SMALL_TRANSFORMER if "dino" in name else [])]
     options += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
@@ -364,7 +316,7 @@ def test_detectors_of_detectron2_label_too(run, example_root, example_dataset, t
     names = [f"{example_dataset.class_names[c.class_index]}:{c.name}" for c in example_dataset.categories]
     save_weights(weights, build_detector(load_config(config, options)), class_names=names)
     arguments = ["--config-file", config, "--weights", weights, "--threshold", "0.01", "--labels", labels]
-    run("pseudo_label", *arguments, "--output", tmp_path / "out", *options, *MOST)
+    run_tool("pseudo_label", *arguments, "--output", tmp_path / "out", *options, *MOST)
     document, found = read(tmp_path / "out")
     info = document["info"]["pseudo_labels"]
     assert info["images"]["annotated"] == 63
@@ -373,140 +325,9 @@ def test_detectors_of_detectron2_label_too(run, example_root, example_dataset, t
     assert {r["part_labels"] for r in found.records if r["label_source"] == "predicted"} == {labels}
     if name == "faster_rcnn":
         with pytest.raises(ConfigError, match="gives boxes alone"):
-            run("pseudo_label", *arguments[:-1], "mask", "--output", tmp_path / "other", *options, *MOST)
+            run_tool("pseudo_label", *arguments[:-1], "mask", "--output", tmp_path / "other", *options, *MOST)
         with pytest.raises(ConfigError, match="judges each part by itself"):
-            run("pseudo_label", *arguments, "--parts", "any", "--output", tmp_path / "other", *options, *MOST)
+            run_tool("pseudo_label", *arguments, "--parts", "any", "--output", tmp_path / "other", *options, *MOST)
     save_weights(weights, build_detector(load_config(config, options)), class_names=names[::-1])
     with pytest.raises(CheckpointError, match="was made for other parts than example_train has"):
-        run("pseudo_label", *arguments, "--output", tmp_path / "other", *options, *MOST)
-
-
-REFUSALS = {
-    "threshold_above_one": (["--threshold", "1.5"], ConfigError, r"--threshold must be auto, per-part or a score in"),
-    "threshold_not_a_number": (["--threshold", "nan"], ConfigError, r"--threshold must be"),
-    "iou_zero": (["--iou", "0"], ConfigError, r"--iou must lie in \(0, 1\]"),
-    "no_minimum": (["--min-labelled", "0"], ConfigError, "--min-labelled must be at least 1"),
-    "test_images": (["--dataset", "example_test"], ConfigError, r"--dataset example_test is DATASETS\.TEST"),
-    "test_labels": (["--labelled", "example_test"], ConfigError, r"--labelled example_test is DATASETS\.TEST"),
-    "unknown_dataset": (["--dataset", "exampel_train"], PartDatasetError, "no part dataset has this name"),
-    "nothing_to_label": (["--dataset", "example_val"], ConfigError, "every image has annotated part labels"),
-    "too_few_labels": (
-        ["--min-labelled", "100000"],
-        ConfigError,
-        "are too few to choose a threshold by, at least 100000",
-    ),
-    "no_labels": (["DATASETS.VALIDATION", "()"], ConfigError, "--labelled: name a dataset with annotated parts"),
-    "no_weights": (["--weights", "absent.pth"], CheckpointError, r"absent\.pth does not exist"),
-    "unknown_key": (["MODEL.NAME", "x"], ConfigError, "unknown configuration key"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "error", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_refused_before_any_work(run, teacher, tmp_path, arguments, error, message):
-    folder = teacher(*MODELS["part_box"], *QUARTER)
-    with pytest.raises(error, match=message):
-        run("pseudo_label", "--run", folder, "--labels", "box", "--output", tmp_path / "out", *arguments)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_dataset_is_the_same_by_its_name_and_by_its_file(run, teacher, example_root, tmp_path):
-    """Else the file's path would lead past the label budget, and to the test images."""
-    folder = teacher(*MODELS["part_box"], *MOST)
-    arguments = ["pseudo_label", "--run", folder, "--labels", "box", "--threshold", "0.5", "--output", tmp_path / "out"]
-    file = example_root / "example" / "train.json"
-    run(*arguments, "--dataset", file)
-    document, found = read(tmp_path / "out")
-    annotated = sum(
-        record["part_labels"] != "none" and record["label_source"] != "predicted" for record in found.records
-    )
-    assert annotated == document["info"]["pseudo_labels"]["images"]["annotated"] == 63
-    assert document["info"]["pseudo_labels"]["label_budget"]["box_share"] == 0.95
-    link = tmp_path / "link.json"
-    link.symlink_to(example_root / "example" / "test.json")
-    for name in (example_root / "example" / "test.json", link):
-        for option in ("--dataset", "--labelled"):
-            with pytest.raises(ConfigError, match=rf"{option} .* is DATASETS\.TEST"):
-                run(*arguments, option, name)
-
-
-def test_a_model_that_sees_clean_images_alone_labels_as_the_same_without_attack(run, teacher, tmp_path):
-    """FROM_CLEAN_IMAGE holds masks fixed under attack; here there is none, and every image is clean."""
-    found = []
-    for given in ("True", "False"):
-        options = [*ORACLES["clean_concat"], "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", given, *MOST]
-        folder, output = teacher(*options, name=f"clean_{given}"), tmp_path / f"out_{given}"
-        run("pseudo_label", "--run", folder, "--labels", "mask", "--threshold", "0.02", "--output", output)
-        found.append(read(output)[0]["annotations"])
-    assert found[0] == found[1]
-    assert any("score" in one for one in found[0])
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--threshold", "best"], ["--labels", "boxes"], ["--parts", "all"], ["--iou", "x"]]
-)
-def test_mistyped_arguments_end_in_usage(run, tmp_path, arguments, capsys):
-    with pytest.raises(SystemExit):
-        run("pseudo_label", "--run", tmp_path, "--labels", "box", "--output", tmp_path / "out", *arguments)
-    assert "usage:" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run("pseudo_label", "--config-file", "x.yaml", "--labels", "box", "--output", tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("options", "labels", "message"),
-    [
-        (MODELS["normal"], "box", "EXTRACTOR.NAME none finds no parts"),
-        (MODELS["part_auxiliary"], "box", "EXTRACTOR.NAME auxiliary finds no parts"),
-        ([*MODELS["part_box"], "MODEL.PART.EXTRACTOR.NAME", "oracle"], "box", "EXTRACTOR.NAME oracle finds no parts"),
-        (MODELS["part_box_object"], "box", "LEVEL object"),
-        (DETECTOR_MODELS["dino_box_sequence"], "mask", "extractor dino of this model gives boxes alone"),
-    ],
-)
-def test_models_that_find_no_parts_are_refused(run, teacher, tmp_path, options, labels, message):
-    with pytest.raises(ConfigError, match=message):
-        run("pseudo_label", "--run", teacher(*options, *QUARTER), "--labels", labels, "--output", tmp_path / "out")
-
-
-def test_a_model_that_is_never_right_is_of_no_use(run, teacher, tmp_path):
-    folder = teacher(*MODELS["part_box"], *QUARTER)
-    with pytest.raises(
-        ConfigError, match=r"none of the .* parts that the model found is right; the model is of no use"
-    ):
-        run("pseudo_label", "--run", folder, "--labels", "box", "--iou", "1", "--output", tmp_path / "out")
-    assert not (tmp_path / "out" / "train.json").exists()
-
-
-def test_other_things_in_the_folder_are_not_touched(run, teacher, example_root, tmp_path):
-    folder = teacher(*MODELS["part_box"], *QUARTER)
-    arguments = ["pseudo_label", "--run", folder, "--labels", "box", "--threshold", "0.5"]
-    mine = example_root / "example" / "train.json"
-    before = mine.read_bytes()
-    with pytest.raises(ConfigError, match=r"train\.json is no file of this tool"):
-        run(*arguments, "--output", example_root / "example")
-    assert mine.read_bytes() == before
-    (tmp_path / "out" / "images").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="images is there and is no link to"):
-        run(*arguments, "--output", tmp_path / "out")
-    (folder / "model_final.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"neither model_best\.pth nor model_final\.pth"):
-        run(*arguments, "--output", tmp_path / "new")
-
-
-def test_labels_of_the_training_images_are_said_to_flatter(run, teacher, tmp_path, caplog):
-    folder = teacher(*MODELS["part_box"], *QUARTER)
-    labelled = ["--labelled", "example_train", "--threshold", "0.5"]
-    run("pseudo_label", "--run", folder, "--labels", "box", *labelled, "--output", tmp_path / "out")
-    assert "is what the model learned from" in caplog.text
-    document, _ = read(tmp_path / "out")
-    assert document["info"]["pseudo_labels"]["criterion"]["images"] == 16, "only labels that the budget paid for"
-
-
-def test_weights_of_other_parts_are_refused(run, teacher, tmp_path, example_dataset):
-    folder = teacher(*MODELS["part_box"], *QUARTER)
-    cfg = load_config(folder / "config.yaml")
-    cfg.MODEL.PART.PART_NAMES = list(cfg.MODEL.PART.PART_NAMES)[::-1]
-    with pytest.raises(ConfigError, match="its classes or parts are not the model's"):
-        fill_names(cfg, example_dataset)
-    (folder / "config.yaml").write_text(cfg.dump())
-    with pytest.raises(ConfigError, match="its classes or parts are not the model's"):
-        run("pseudo_label", "--run", folder, "--labels", "box", "--output", tmp_path / "out")
+        run_tool("pseudo_label", *arguments, "--output", tmp_path / "other", *options, *MOST)
