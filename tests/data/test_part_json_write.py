@@ -14,6 +14,7 @@ from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from partbox.data import PartDatasetError, load_part_dataset, write_part_dataset
+from partbox.data.part_json_write import write_part_dataset_in_pieces
 
 
 def entries(document: Document) -> dict[str, Any]:
@@ -90,3 +91,48 @@ def test_entries_are_not_changed(tmp_path: Path) -> None:
     document = valid_document()
     write_part_dataset(tmp_path / "a.json", **entries(document))
     assert document == valid_document()
+
+
+def in_pieces(document: Document, size: int) -> list[tuple[list[Any], list[Any]]]:
+    """Some images after the others, with their annotations."""
+    starts = range(0, len(document["images"]), size)
+    parts = [document["images"][start : start + size] for start in starts]
+    owned = [{image["id"] for image in images} for images in parts]
+    return [
+        (images, [one for one in document["annotations"] if one["image_id"] in ids])
+        for images, ids in zip(parts, owned, strict=True)
+    ]
+
+
+def by_image(document: Document) -> Document:
+    """With annotations in the order of their images, numbered in that order."""
+    order = [image["id"] for image in document["images"]]
+    found = sorted(document["annotations"], key=lambda one: order.index(one["image_id"]))
+    return {**document, "annotations": [{**one, "id": number} for number, one in enumerate(found, start=1)]}
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+def test_pieces_of_any_size_make_the_same_file(tmp_path: Path, size: int) -> None:
+    document = by_image(valid_document())
+    tables = {key: document[key] for key in ("classes", "categories")}
+    write_part_dataset(tmp_path / "a.json", **entries(document), info={"x": 1})
+    write_part_dataset_in_pieces(tmp_path / "b.json", **tables, pieces=in_pieces(document, size), info={"x": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_a_wrong_last_piece_leaves_what_was_there(tmp_path: Path) -> None:
+    document = by_image(valid_document())
+    tables = {key: document[key] for key in ("classes", "categories")}
+    (tmp_path / "a.json").write_text("before")
+
+    def refused(pieces: list[tuple[list[Any], list[Any]]], message: str) -> None:
+        with pytest.raises(PartDatasetError, match=message):
+            write_part_dataset_in_pieces(tmp_path / "a.json", **tables, pieces=pieces)
+        assert (tmp_path / "a.json").read_text() == "before"
+        assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+    refused([], "images: must not be empty")
+    *first, (images, annotations) = in_pieces(document, 2)
+    assert annotations
+    refused([*first, (images, [{**annotations[0], "category_id": 999}])], "category_id 999")
+    refused([*first, (images, [{**annotations[0], "id": 1}])], "id 1 of a later piece is not above")

@@ -398,3 +398,23 @@ def test_the_first_broken_photograph_is_named(tmp_path, workers):
     with pytest.raises(PhotoError) as error:
         list(cut_photos(tasks, tmp_path, tmp_path, CropSettings(), workers=workers))
     assert error.value.args[1] == "none.jpg"
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rle"])
+def test_the_box_is_that_of_what_the_crop_shows_of_the_mask(kind):
+    """A triangle whose box reaches 40, cut at 5: there it reaches 35, and its clipped box would reach 40."""
+    triangle = [[0.0, 0.0, 40.0, 0.0, 0.0, 40.0]]
+    window = crop_window((5, 5, 60, 55), SIZE, margin=1, max_side=500)
+    segmentation = triangle
+    if kind == "rle":
+        packed = mask_util.merge(mask_util.frPyObjects(triangle, SIZE[1], SIZE[0]))
+        segmentation = {"size": list(packed["size"]), "counts": packed["counts"].decode()}
+    placed = place_part(SourcePart(0, (0, 0, 40, 40), segmentation), window, SIZE, "mask")
+    assert placed["bbox"] == pytest.approx([0, 0, 30, 30], abs=1)
+
+
+def test_corners_that_repeat_are_left_out():
+    window = crop_window((0, 0, 50, 50), SIZE, margin=1, max_side=500)
+    square = [10.0, 10.0, 10.0, 10.0, 30.0, 10.0, 30.0, 30.0, 10.0, 30.0, 10.0, 10.0]
+    assert polygon_in_crop(square, window).tolist() == [[10, 10], [30, 10], [30, 30], [10, 30]]
+    assert len(polygon_in_crop([7.0, 7.0] * 3, window)) == 1

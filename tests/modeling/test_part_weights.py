@@ -179,3 +179,16 @@ def test_the_keypoint_loss_is_weighted_image_by_image():
     torch.testing.assert_close(loss(1, 0, 0) + loss(0, 1, 0) + loss(0, 0, 1), whole)
     torch.testing.assert_close(loss(1, 0.3, 1), whole - 0.7 * loss(0, 1, 0))
     assert min(loss(1, 0, 0), loss(0, 1, 0), loss(0, 0, 1)) > 0.1
+
+
+def test_the_weight_reaches_the_keypoint_loss_of_a_model(example_dataset):
+    cfg = small_config(example_dataset, *MODELS["part_box"], "MODEL.PART.KEYPOINT_LOSS_WEIGHT", "1.0")
+    model = build_classifier(cfg).eval()
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    batch = [mapper(record) for record in example_dataset.records[:6]]
+    images = model.images_of(batch)
+    whole = model.losses(images, model.targets_of(batch))
+    half = model.losses(images, model.targets_of([{**sample, "part_weight": 0.5} for sample in batch]))
+    for name in ("loss_keypoint", "loss_part"):
+        assert whole[name] > 0.1
+        torch.testing.assert_close(half[name], whole[name] / 2)
