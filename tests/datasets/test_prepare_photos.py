@@ -206,6 +206,14 @@ def test_small_objects_are_left_out_by_their_share_of_the_photograph(tmp_path):
     assert sum(n for key, n in report.dropped.items() if key[3] == "of no use") == 2
 
 
+def test_where_nothing_is_left_the_reasons_are_said(tmp_path):
+    photos = Photographs(written(tmp_path, 3), 3)
+    with pytest.raises(PartDatasetError, match=r"none is left.*\(below 90 % of its photograph\)\.$"):
+        run(tmp_path, photos, min_area_share=0.9)
+    with pytest.raises(PartDatasetError, match=r"\(shorter side below 50 pixels\)\. lower --min-side"):
+        run(tmp_path, photos, min_side=50)
+
+
 def test_labels_alone_need_no_photograph(tmp_path):
     run(tmp_path, Photographs(written(tmp_path, 12), 12), "both")
     run(tmp_path, Photographs(tmp_path / "nowhere", 12), "labels", labels_only=True)

@@ -149,23 +149,40 @@ def decode_counts(text: str) -> np.ndarray | None:
     group follows, and bit 4 of the last group is the sign. From the fourth count on, the difference to the count two
     places before is written.
     """
+    found = _read_numbers(text, np.array([len(text)]))
+    if found is None:
+        return None
+    values = found[0]
+    for first in (1, 2):
+        values[first::2] = np.cumsum(values[first::2])
+    return values
+
+
+def _read_numbers(text: str, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The numbers of compressed counts, still as differences.
+
+    Args:
+        text: one or several strings of counts, joined.
+        ends: (S,) where each string ends.
+
+    Returns:
+        (n,) int64 of all strings, and (len(text),) bool, where a number's last character is; None if the text is none.
+    """
     if not text or not text.isascii():
         return None
     bits = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) - 48
     closing = bits & 32 == 0
-    if bits.min() < 0 or bits.max() > 63 or not closing[-1]:
+    if bits.min() < 0 or bits.max() > 63 or not closing[ends - 1].all():
         return None
-    ends = np.flatnonzero(closing)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
+    last = np.flatnonzero(closing)
+    starts = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - starts + 1
     if lengths.max() > _LONGEST_GROUP:
         return None
     place = np.arange(len(bits)) - np.repeat(starts, lengths)
     values = np.add.reduceat((bits & 31) << (5 * place), starts)
-    values -= np.where(bits[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    for first in (1, 2):
-        values[first::2] = np.cumsum(values[first::2])
-    return values
+    values -= np.where(bits[last] & 16, np.int64(1) << (5 * lengths), 0)
+    return values, closing
 
 
 def compress_rle(segmentation: Any) -> Any:
@@ -276,23 +293,14 @@ def _join_counts(counts: list[Any]) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _decode_many(strings: list[Any]) -> tuple[np.ndarray, np.ndarray] | None:
     """:func:`decode_counts` for many strings: all counts in one array, and how many each string has."""
-    if not all(strings) or not all(map(str.isascii, strings)):
+    if not all(strings):
         return None
-    characters = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
-    bits = np.frombuffer("".join(strings).encode(), dtype=np.uint8).astype(np.int64) - 48
-    closing = (bits & 32) == 0
-    string_starts = _starts(characters)
-    if bits.min() < 0 or bits.max() > 63 or not closing[string_starts + characters - 1].all():
+    ends = np.cumsum(np.fromiter(map(len, strings), dtype=np.int64, count=len(strings)))
+    found = _read_numbers("".join(strings), ends)
+    if found is None:
         return None
-    ends = np.flatnonzero(closing)
-    group_starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - group_starts + 1
-    if lengths.max() > _LONGEST_GROUP:
-        return None
-    place = np.arange(len(bits)) - np.repeat(group_starts, lengths)
-    values = np.add.reduceat((bits & 31) << (5 * place), group_starts)
-    values -= np.where(bits[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    per_string = np.add.reduceat(closing.astype(np.int64), string_starts)
+    values, closing = found
+    per_string = np.add.reduceat(closing.astype(np.int64), np.concatenate([[0], ends[:-1]]))
     return _undo_differences(values, per_string), per_string
 
 

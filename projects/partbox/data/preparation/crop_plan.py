@@ -39,7 +39,10 @@ def collect_photos(reader: PhotoReader, store: PhotoStore, options: PrepareOptio
             store.add(labels, size)
             bar.update()
     if not store.count_objects():
-        raise PartDatasetError(str(reader.image_root), "objects", "none is left to be cut out", "lower --min-side")
+        reasons = sorted({reason for _, _, what, reason, _ in store.dropped() if what != "part"})
+        why = f"none is left to be cut out ({'; '.join(reasons) or 'the labels name none'})"
+        small = any(reason.startswith("shorter side") for reason in reasons)
+        raise PartDatasetError(str(reader.image_root), "objects", why, "lower --min-side" if small else "")
 
 
 def _read(entry: Any, reader: PhotoReader, options: PrepareOptions) -> tuple[PhotoLabels, int]:
