@@ -242,13 +242,23 @@ def test_options_that_change_the_output_are_recorded(tmp_path):
         {"fractions": (0.6, 0.2, 0.2)},
         {"seed": 1},
         {"label_share": 0.5},
-        {"label_seed": 1},
         {"labels_only": True},
     ):
         with pytest.raises(PartDatasetError, match="other options"):
             run(tmp_path, Photographs(photos, 12), **options)
     with pytest.raises(PartDatasetError, match="other total"):
         run(tmp_path, Photographs(photos, 11))
+    run(tmp_path, Photographs(photos, 12), "shared", label_share=0.5)
+    with pytest.raises(PartDatasetError, match="other options"):
+        run(tmp_path, Photographs(photos, 12), "shared", label_share=0.5, label_seed=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"), [({"fractions": None, "seed": 1}, "--seed"), ({"label_seed": 1}, "--label")]
+)
+def test_a_seed_of_nothing_is_refused(tmp_path, options, name):
+    with pytest.raises(PartDatasetError, match=f"{name}.*leave it out"):
+        run(tmp_path, Photographs(tmp_path / "nowhere", 4, split=lambda i: "train"), **options)
 
 
 @pytest.mark.parametrize("seed", [0, 5])

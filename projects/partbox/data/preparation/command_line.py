@@ -153,6 +153,7 @@ def run_preparation(
         say: is told sentences.
     """
     try:
+        options.refuse_seeds_of_nothing()  # before a reader looks through all files
         reader = make_reader(say)
         prepare_photos(reader, args.output, options, workers=args.workers, overwrite=args.overwrite, say=say)
     except PartDatasetError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from partbox.data.part_json_types import PartDatasetError
+
 from .object_crops import CropSettings
 
 SPLITS = ("train", "val", "test")
@@ -39,3 +41,14 @@ class PrepareOptions:
     label_share: float = 1.0
     label_seed: int = 0
     labels_only: bool = False
+
+    def refuse_seeds_of_nothing(self) -> None:
+        """Refuse a seed of a choice that is not made.
+
+        Raises:
+            PartDatasetError: naming the option.
+        """
+        if self.fractions is None and self.seed:
+            raise PartDatasetError("options", "--seed", "draws splits, and the owner's are taken", "leave it out")
+        if self.label_share == 1 and self.label_seed:
+            raise PartDatasetError("options", "--label-seed", "chooses among labels, and all are kept", "leave it out")

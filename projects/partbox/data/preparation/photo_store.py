@@ -87,10 +87,6 @@ class PhotoStore:
         """Number of objects."""
         return int(self._one("SELECT COUNT(*) FROM objects"))
 
-    def count_photos(self) -> int:
-        """Number of photographs with objects."""
-        return int(self._one("SELECT COUNT(DISTINCT photo) FROM objects"))
-
     def digest(self) -> str:
         """Of the names and sizes of the photographs with objects."""
         digest = hashlib.sha256()

@@ -48,6 +48,7 @@ def prepare_photos(
         PartDatasetError: if the input cannot be used as it is.
         OSError: if the output cannot be written.
     """
+    options.refuse_seeds_of_nothing()
     check_output(output)
     with closing(PhotoStore(numbered=reader.numbered, labels=str(reader.image_root))) as store:
         collect_photos(reader, store, options, workers=workers)
