@@ -14,11 +14,12 @@ REPO = Path(__file__).resolve().parents[1]
 SOURCES = {"partbox": REPO / "projects/partbox", "maskdino_ext": REPO / "maskdino_ext", "tools": REPO / "tools"}
 SOURCES["datasets"] = REPO / "datasets"
 
-# What each room may import, besides itself and `files` (atomic writing, the floor below all of partbox). A name is a
-# room: a module or folder of partbox, "partbox" (the public names in its __init__), or a top-level package. The report
-# reads result files, so it stands alone.
+# What each room may import, besides itself and the floor below all of partbox (`files`: atomic writing, `processes`:
+# what those of a run say to each other). A name is a room: a module or folder of partbox, "partbox" (the public names
+# in its __init__), or a top-level package. The report reads result files, so it stands alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
+    "processes": set(),
     "config": set(),
     "experiments": {"config"},
     "corruptions": set(),
@@ -33,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["partbox"] = set(MAY_IMPORT) - {"datasets", "report"}
 MAY_IMPORT["tools"] = set(MAY_IMPORT) - {"datasets"}
-EVERYWHERE = "files"
+EVERYWHERE = {"files", "processes"}
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 LIBRARIES = {"partbox", "maskdino_ext"}  # stricter habits than scripts: no device names
@@ -121,7 +122,7 @@ def check_arrows(source: Source) -> Iterator[tuple[int, str]]:
         return
     allowed = MAY_IMPORT[source.room] | {source.room}
     if source.top != "maskdino_ext":
-        allowed |= {EVERYWHERE}
+        allowed |= EVERYWHERE
     for line, name in imports(source):
         top = name.split(".")[0]
         target = room_of(name) if room_of(name) in MAY_IMPORT else top
