@@ -112,7 +112,7 @@ class Criterion(nn.Module):
                 each image counts weight times what it counted with a weight of 1, whatever the others' weights are.
                 None stands for ones.
         """
-        number = _mean_over_processes(sum(len(target.labels) for target in targets), outputs.layers[-1].logits)
+        number = mean_over_processes(sum(len(target.labels) for target in targets), outputs.layers[-1].logits)
         kinds = tuple(self.settings.weights)
         slots = None if outputs.noised is None else matched_slots(targets, outputs.noised)
         terms: list[Term] = []
@@ -234,8 +234,11 @@ class Criterion(nn.Module):
         return mask_losses(logits, there, weights)
 
 
-def _mean_over_processes(count: int, like: Tensor) -> float:
-    """Objects of a batch, averaged over processes, at least 1."""
+def mean_over_processes(count: int, like: Tensor) -> float:
+    """Objects of a batch, averaged over processes, at least 1: what the criterion divides by.
+
+    Every process must call it as often as the others, one without any image to judge with a count of 0.
+    """
     total = torch.tensor(float(count), device=like.device)
     if get_world_size() > 1:
         torch.distributed.all_reduce(total)

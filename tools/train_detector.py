@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -42,7 +41,7 @@ from partbox.data.loader import ImageError, subset
 from partbox.engine.allocator import keep_freed_memory
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
-from partbox.engine.checks import ConfigError, value_of
+from partbox.engine.checks import ConfigError, device_of, value_of
 from partbox.engine.detector_dry_run import detector_plan
 from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
@@ -57,12 +56,15 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
+from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_apart, train_together
 from partbox.engine.parts_of_work import add_part_argument
-from partbox.engine.run_folder import run_folder, writers
+from partbox.engine.run_folder import evaluation_folder, training_folder, writers
 from partbox.engine.setup import load_config
 from partbox.engine.trainer import TrainingDiverged
 from partbox.engine.training_records import detector_training_records
+from partbox.engine.user_errors import errors_as_sentences
 from partbox.evaluation.store import RecordsError
+from partbox.processes import is_main
 from partbox.report.detection_table import detection_table
 
 logger = logging.getLogger("partbox")
@@ -88,6 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its last checkpoint")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, train nothing")
     add_part_argument(parser)
+    add_launch_arguments(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -100,8 +103,22 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def train(cfg: CfgNode, *, resume: bool) -> str:
-    """Train on ``DATASETS.TRAIN``; returns the file of the final weights."""
+def configuration(arguments: argparse.Namespace) -> CfgNode:
+    """The complete configuration; data sets are registered."""
+    cfg = load_config(arguments.config_file, arguments.options)
+    partbox.register_all(cfg.DATASETS.ROOT or None)
+    return cfg
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train on ``DATASETS.TRAIN``, as one of the processes of the run."""
+    cfg = configuration(arguments)
+    with training_folder(cfg, resume=arguments.resume):
+        train_in_folder(cfg, resume=arguments.resume)
+
+
+def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
+    """Train on ``DATASETS.TRAIN``; leaves the weights in ``OUTPUT_DIR``."""
     records = detector_training_records(cfg)
     check_classes(cfg, cfg.DATASETS.TRAIN[0])
     seed_all_rng(max(cfg.SEED, 0))
@@ -127,15 +144,20 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     trainer.register_hooks(
         [
             hooks.LRScheduler(optimizer, scheduler),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
-            hooks.PeriodicWriter(writers(cfg, start), period=20),
+            hooks.PeriodicCheckpointer(
+                checkpointer,
+                cfg.SOLVER.CHECKPOINT_PERIOD,
+                max_to_keep=2 if is_main() else None,  # who writes them deletes them
+                file_prefix="resume",
+            ),
+            hooks.PeriodicWriter(writers(cfg, start), period=20) if is_main() else None,
         ]
     )
     if start < cfg.SOLVER.MAX_ITER:
         trainer.train(start, cfg.SOLVER.MAX_ITER)
-    path = Path(cfg.OUTPUT_DIR) / FINAL
-    save_weights(path, model, class_names=list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes))
-    return str(path)
+    if is_main():
+        names = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
+        save_weights(Path(cfg.OUTPUT_DIR) / FINAL, model, class_names=names)
 
 
 class _Iteration:
@@ -153,7 +175,15 @@ class _Iteration:
         self.trainer.iter = state["iteration"]
 
 
-def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
+def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:
+    """Evaluate ``MODEL.WEIGHTS``, or what was just trained, as one of the processes of the run."""
+    cfg = configuration(arguments)
+    with evaluation_folder(cfg, part=part, after_training=not arguments.eval_only):
+        trained = str(Path(cfg.OUTPUT_DIR) / FINAL)
+        evaluate_in_folder(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else trained, part)
+
+
+def evaluate_in_folder(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     """Evaluate ``weights`` on ``DATASETS.TEST``; writes results and records, prints the table."""
     every = labelled_records(cfg, records_of(cfg.DATASETS.TEST, "DATASETS.TEST"))
     check_classes(cfg, cfg.DATASETS.TEST[0])
@@ -171,7 +201,10 @@ def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
         part=part,
     )
     if finished is not None:
-        logger.info("\n%s", detection_table(finished[0]))
+        table = detection_table(finished[0])
+        logger.info("\n%s", table)
+        if part[0]:  # whose log does not go to the terminal
+            print(table)
 
 
 def refuse_what_is_not_read(cfg: CfgNode) -> None:
@@ -196,13 +229,13 @@ def refuse_what_is_not_read(cfg: CfgNode) -> None:
 def main() -> None:
     keep_freed_memory()
     arguments = parse_arguments()
-    cfg = load_config(arguments.config_file, arguments.options)
-    partbox.register_all(cfg.DATASETS.ROOT or None)
+    cfg = configuration(arguments)
     # a mistake in them must not show after the training
     perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
     refuse_what_is_not_read(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/faster_rcnn/model_final.pth")
+    check_launch(arguments, cfg.SOLVER.IMS_PER_BATCH, device_of(cfg))
     if arguments.dry_run:
         given = dict(zip(arguments.options[::2], arguments.options[1::2], strict=True)).get("MODEL.WEIGHTS")
         if given and not Path(given).is_file():  # a file's own default may be missing here, a typed one is a mistake
@@ -211,13 +244,11 @@ def main() -> None:
         return
     if arguments.part[1] > 1 and not arguments.eval_only:
         raise ConfigError("--part divides an evaluation: it needs --eval-only")
-    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
-        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
-        evaluate(cfg, weights, arguments.part)
+    if not arguments.eval_only:
+        train_together(train, arguments, device_of(cfg), USER_ERRORS)
+    evaluate_apart(evaluate, arguments, device_of(cfg), USER_ERRORS)
 
 
 if __name__ == "__main__":
-    try:
+    with errors_as_sentences(USER_ERRORS):
         main()
-    except USER_ERRORS as problem:
-        sys.exit(f"{type(problem).__name__}: {problem}")

@@ -13,6 +13,10 @@ Examples:
     # go on with an evaluation that was killed: the same command again; in two processes at once:
     python tools/train_net.py --eval-only --part 0/2 ... & python tools/train_net.py --eval-only --part 1/2 ...
 
+    # on two GPUs, or in two processes of a CPU: each batch is divided between them; evaluations are, too
+    python tools/train_net.py --num-gpus 2 --config-file configs/example/part_box.yaml OUTPUT_DIR output/part_box
+    torchrun --nproc-per-node 2 tools/train_net.py --config-file ...   # the same; or srun, see docs/training.md
+
     # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU)
     python tools/train_net.py --config-file configs/example/part_box.yaml --resume OUTPUT_DIR output/part_box
 
@@ -24,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -48,7 +51,7 @@ from partbox.engine.build import (
     perturbations_of,
 )
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
-from partbox.engine.checks import ConfigError
+from partbox.engine.checks import ConfigError, device_of
 from partbox.engine.dry_run import plan
 from partbox.engine.evaluate import evaluate_and_save
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
@@ -56,14 +59,17 @@ from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfittin
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.validation import ValidationUnderAttack
+from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_apart, train_together
 from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.parts_of_work import add_part_argument
-from partbox.engine.run_folder import run_folder, writers
+from partbox.engine.run_folder import evaluation_folder, training_folder, writers
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.engine.training_records import training_records
+from partbox.engine.user_errors import errors_as_sentences
 from partbox.evaluation.record_files import RecordsError, writing
 from partbox.experiments import ExperimentError, describe_experiment
+from partbox.processes import is_main
 from partbox.report.example_pictures import save_example_pictures
 from partbox.report.learning_curves import save_learning_curves
 from partbox.report.table import results_table
@@ -94,13 +100,30 @@ def parse_arguments() -> argparse.Namespace:
         "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST, train nothing"
     )
     add_part_argument(parser)
+    add_launch_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="build and check everything, print the plan, and stop")
     parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
     return parser.parse_intermixed_args()
 
 
-def train(cfg: CfgNode, *, resume: bool) -> str:
-    """Train; the path of the weights to evaluate."""
+def configuration(arguments: argparse.Namespace) -> CfgNode:
+    """The complete configuration, with the names of the dataset's classes and parts."""
+    cfg = load_config(arguments.config_file, arguments.options, experiment=arguments.experiment)
+    partbox.register_all(cfg.DATASETS.ROOT or None)
+    what = "TEST" if arguments.eval_only else "TRAIN"
+    load_dataset(cfg, cfg.DATASETS[what], f"DATASETS.{what}")
+    return cfg
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train, as one of the processes of the run."""
+    cfg = configuration(arguments)
+    with training_folder(cfg, resume=arguments.resume):
+        train_in_folder(cfg, resume=arguments.resume)
+
+
+def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
+    """Train; leaves the weights in ``OUTPUT_DIR``."""
     dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     records = training_records(cfg, dataset.records, cfg.DATASETS.TRAIN[0])
     model = build_classifier(cfg)
@@ -129,22 +152,36 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
             CatastrophicOverfitting(probe, period=cfg.ADVERSARY.PROBE_PERIOD) if probe is not None else None,
             validation,
             BestWeights(cfg.OUTPUT_DIR, kept, validation),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
+            hooks.PeriodicCheckpointer(
+                checkpointer,
+                cfg.SOLVER.CHECKPOINT_PERIOD,
+                max_to_keep=2 if is_main() else None,  # who writes them deletes them
+                file_prefix="resume",
+            ),
         ]
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
     if start < cfg.SOLVER.MAX_ITER:
-        trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
+        trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20) if is_main() else None])
         trainer.read_from(build_training_batches(cfg, records, start))
         trainer.train(start, cfg.SOLVER.MAX_ITER)
-    best, final = Path(cfg.OUTPUT_DIR) / BEST, Path(cfg.OUTPUT_DIR) / FINAL
+    if not is_main():
+        return
+    final = Path(cfg.OUTPUT_DIR) / FINAL
     if not final.exists():  # killed between the last checkpoint and this file
         save_weights(final, kept, iteration=cfg.SOLVER.MAX_ITER - 1)
     save_learning_curves(cfg.OUTPUT_DIR)
-    return str(best if validation is not None else final)
 
 
-def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
+def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:
+    """Evaluate ``MODEL.WEIGHTS``, or what was just trained, as one of the processes of the run."""
+    cfg = configuration(arguments)
+    with evaluation_folder(cfg, part=part, after_training=not arguments.eval_only):
+        trained = Path(cfg.OUTPUT_DIR) / (BEST if cfg.DATASETS.VALIDATION else FINAL)
+        evaluate_in_folder(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else str(trained), part)
+
+
+def evaluate_in_folder(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     """Evaluate ``weights``; writes results, records and pictures, prints the table."""
     load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
     model = build_classifier(cfg, weights)
@@ -155,7 +192,10 @@ def evaluate(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     if (Path(cfg.OUTPUT_DIR) / "examples.npz").exists():
         with writing(Path(cfg.OUTPUT_DIR) / "examples.png", "example pictures"):
             save_example_pictures(cfg.OUTPUT_DIR)
-    logger.info("\n%s", results_table({Path(cfg.OUTPUT_DIR).name: results}))
+    table = results_table({Path(cfg.OUTPUT_DIR).name: results})
+    logger.info("\n%s", table)
+    if part[0]:  # whose log does not go to the terminal
+        print(table)
 
 
 def main() -> None:
@@ -168,20 +208,17 @@ def main() -> None:
     perturbations_of(cfg)  # a mistake in them must not show after hours of training
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/part_box/model_best.pth")
+    check_launch(arguments, cfg.SOLVER.IMS_PER_BATCH, device_of(cfg))
     if arguments.dry_run:
         print(plan(cfg, eval_only=arguments.eval_only))
         return
     if arguments.part[1] > 1 and not arguments.eval_only:
         raise ConfigError("--part divides an evaluation: it needs --eval-only")
-    what = "TEST" if arguments.eval_only else "TRAIN"
-    load_dataset(cfg, cfg.DATASETS[what], f"DATASETS.{what}")  # completes the names of classes and parts
-    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
-        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
-        evaluate(cfg, weights, arguments.part)
+    if not arguments.eval_only:
+        train_together(train, arguments, device_of(cfg), USER_ERRORS)
+    evaluate_apart(evaluate, arguments, device_of(cfg), USER_ERRORS)
 
 
 if __name__ == "__main__":
-    try:
+    with errors_as_sentences(USER_ERRORS):
         main()
-    except USER_ERRORS as problem:
-        sys.exit(f"{type(problem).__name__}: {problem}")

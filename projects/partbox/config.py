@@ -99,8 +99,9 @@ def _add_model(cfg: CfgNode) -> None:
     # reduced)
     part.LOSS_RESOLUTION = "image"
     part.LABEL_SMOOTHING = 0.0  # of the classification term
-    # BatchNorm of the backbone during training: "train" (batch statistics, running ones updated) or "frozen"
-    # (running statistics used and kept; scale and shift still learn).
+    # BatchNorm during training: "train" (batch statistics, running ones updated; of several processes each has those of
+    # its own images), "synchronised" (the same of the whole batch, everywhere in the model), or "frozen" (the
+    # backbone's running statistics used and kept; scale and shift still learn).
     part.BATCH_NORM = "train"
     part.BATCH_NORM_MOMENTUM = 0.1  # share of the new batch in the running statistics
     # Memory layout: channels last makes convolutions on CPUs up to 1.6 times faster; with torch 2.14 it crashes some

@@ -5,7 +5,7 @@ All processes must call the same functions in the same order, or they wait for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +45,34 @@ def summed(values: Tensor) -> Tensor:
 def averaged(values: Tensor) -> Tensor:
     """The mean over all processes of a tensor; see :func:`summed`."""
     return summed(values) / world_size()
+
+
+def averaged_count(count: Tensor | int) -> Tensor | float:
+    """What a sum over this process's share of a batch is divided by, where the whole batch has a mean.
+
+    DistributedDataParallel averages the gradients of the processes. With sums S_r and counts N_r, dividing each S_r by
+    the average count makes that average the gradient of sum of S_r / sum of N_r, the loss that one process computes on
+    the whole batch; the mean of means S_r / N_r would be another loss.
+
+    Args:
+        count: of the pixels, parts or images that this process's sum runs over.
+
+    Returns:
+        The mean over the processes; where none counts anything, what makes 0 / count 0.
+    """
+    if world_size() == 1:
+        return count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1)
+    like = count if isinstance(count, Tensor) else torch.tensor(count, device=_device())
+    return averaged(like.to(torch.float64)).clamp_min(1 / world_size()).to(torch.float32)
+
+
+def averaged_together(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The mean over all processes of each tensor, exchanged as one; all processes have the same shapes."""
+    if world_size() == 1 or not tensors:
+        return list(tensors)
+    flat = averaged(torch.cat([tensor.detach().flatten().double() for tensor in tensors]))
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    return [piece.view_as(tensor).to(tensor) for piece, tensor in zip(pieces, tensors, strict=True)]
 
 
 def averaged_by_name(values: Mapping[str, float]) -> dict[str, float]:

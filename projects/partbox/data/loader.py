@@ -55,11 +55,27 @@ class TrainingStream(Sampler[list[Key]]):
         seed: of the order.
         start: iteration to begin with.
         repeats: iterations in a row that get the same batch, samples and augmentations alike.
+        share: (i, n): yield the i-th of n equal pieces of each batch, as one of n processes.
+
+    Raises:
+        ValueError: the dataset is empty, or a batch cannot be divided among the processes.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, start: int = 0, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        repeats: int = 1,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         if size < 1:
             raise ValueError("the training dataset is empty")
+        if batch_size % share[1]:
+            raise ValueError(f"a batch of {batch_size} images cannot be divided among {share[1]} processes")
+        self.share = share
         self.size, self.batch_size, self.seed, self.start, self.repeats = size, batch_size, seed, start, repeats
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -74,8 +90,9 @@ class TrainingStream(Sampler[list[Key]]):
                     order = epoch_order(self.size, seed=self.seed, epoch=epoch)
                 batch.append((int(order[position % self.size]), position))
                 position += 1
+            images = self.batch_size // self.share[1]
             for _ in range(given, self.repeats):
-                yield batch
+                yield batch[self.share[0] * images : (self.share[0] + 1) * images]
             given = 0
 
 
@@ -141,11 +158,15 @@ def build_training_loader(
     start: int = 0,
     workers: int = 0,
     repeats: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> SampleLoader:
-    """Endless batches (lists of samples) from iteration ``start`` on, each ``repeats`` times in a row."""
+    """Endless batches (lists of samples) from iteration ``start`` on, each ``repeats`` times in a row.
+
+    With ``share`` (i, n) the i-th of n equal pieces of each batch of ``batch_size``.
+    """
     return SampleLoader(
         MappedRecords(records, mapper, seed=seed),
-        batch_sampler=TrainingStream(len(records), batch_size, seed=seed, start=start, repeats=repeats),
+        batch_sampler=TrainingStream(len(records), batch_size, seed=seed, start=start, repeats=repeats, share=share),
         num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_one_thread,

@@ -21,6 +21,7 @@ from partbox.data.pseudo_labels import is_predicted
 from partbox.evaluation import Perturbation, build_perturbations
 from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
+from partbox.processes import rank, world_size
 
 from .checkpoint import check_names, load_weights, read_checkpoint
 from .checks import OBJECTIVES, ConfigError, device_of
@@ -347,7 +348,7 @@ def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:
 
 
 def build_training_batches(cfg: CfgNode, records: list[dict[str, Any]], start: int = 0) -> DataLoader:
-    """Endless training batches from iteration ``start`` on."""
+    """Endless training batches from iteration ``start`` on; of several processes each gets its share."""
     return build_training_loader(
         records,
         PartDatasetMapper.from_config(cfg, is_train=True),
@@ -356,6 +357,7 @@ def build_training_batches(cfg: CfgNode, records: list[dict[str, Any]], start: i
         start=start,
         workers=cfg.DATALOADER.NUM_WORKERS,
         repeats=cfg.ADVERSARY.REPLAYS if cfg.ADVERSARY.OBJECTIVE == "free" else 1,
+        share=(rank(), world_size()),
     )
 
 
@@ -401,10 +403,11 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
     if cfg.ADVERSARY.OBJECTIVE != "clean":
         attack = PGD(threat_model(cfg), cfg.ADVERSARY.VALIDATION_STEPS)
 
+    size = cfg.ROBUST_EVAL.BATCH_SIZE
+    mine = range(rank(), -(-len(records) // size), world_size())  # whole batches: the same numbers as in one process
+
     def measure() -> ValidationResult:
-        loader = build_test_loader(
-            records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS
-        )
-        return validate(model, loader, attack)
+        loader = build_test_loader(records, mapper, batch_size=size, workers=cfg.DATALOADER.NUM_WORKERS, batches=mine)
+        return validate(model, loader, attack, shared=True)
 
     return measure

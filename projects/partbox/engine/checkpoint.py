@@ -98,13 +98,13 @@ class RunCheckpointer(DetectionCheckpointer):
     """detectron2's checkpointer with atomic writes; only partbox's own runs are loaded through it."""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``name``.pth whole or not at all, then point ``last_checkpoint`` to it."""
-        if not self.save_dir or not self.save_to_disk:
-            return
-        contents = {
+        """Write ``name``.pth whole or not at all, then point ``last_checkpoint`` to it; the main process does."""
+        contents = {  # in every process: they gather what each has of it
             "model": self.model.state_dict(),
             **{key: obj.state_dict() for key, obj in self.checkpointables.items()},
         }
+        if not self.save_dir or not self.save_to_disk:
+            return
         path = Path(self.save_dir) / f"{name}.pth"
         write_atomically(path, lambda file: torch.save({**contents, **kwargs}, file))
         self.tag_last_checkpoint(path.name)

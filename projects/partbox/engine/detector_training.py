@@ -11,8 +11,10 @@ from detectron2.engine import TrainerBase
 from torch import Tensor, nn
 
 from partbox.attacks import ThreatModel
+from partbox.modeling.synchronised_batch_norm import average_running_statistics
+from partbox.processes import averaged_by_name, rank
 
-from .trainer import TrainingDiverged, mixed_precision_type
+from .trainer import TrainingDiverged, mixed_precision_type, shared_step
 
 Sample = dict[str, Any]
 
@@ -23,7 +25,7 @@ class DetectorTrainer(TrainerBase):
     Free adversarial training of detectors (Shafahi et al. 2019, arXiv 1904.12843, on the detector's losses): a batch
     comes ``replays`` times, and the sign of the pixels' gradient of each update moves its perturbation for the next
     one. The first replay starts from uniform noise. Pixels are in [0, 1] at the size and in the channel order that the
-    network sees.
+    network sees. Of several processes, each has its share of every batch.
 
     Args:
         model: gives a dict of losses in training mode.
@@ -60,6 +62,7 @@ class DetectorTrainer(TrainerBase):
         self.device = next(model.parameters()).device
         self._precision = mixed_precision_type(self.device) if mixed_precision else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._precision == torch.float16)
+        self._step = shared_step(model)
         self._batches = iter(batches)
         self._batch: Sequence[Sample] = ()
         self._deltas: list[Tensor] = []
@@ -77,14 +80,15 @@ class DetectorTrainer(TrainerBase):
         """
         if self.iter % self.replays == 0 or not self._batch:
             self._batch = next(self._batches)
-            self._deltas = [self._noise(sample, place) for place, sample in enumerate(self._batch)]
+            first = rank() * len(self._batch)
+            self._deltas = [self._noise(sample, place) for place, sample in enumerate(self._batch, start=first)]
         leaves = [self._leaf(sample, delta) for sample, delta in zip(self._batch, self._deltas, strict=True)]
         samples = [{**sample, "image": leaf * 255} for sample, leaf in zip(self._batch, leaves, strict=True)]
         with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
-            losses = self.model(samples)
+            losses = self._step(samples)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not math.isfinite(sum(values.values())):
+        values = averaged_by_name({name: float(loss.detach()) for name, loss in losses.items()})
+        if not all(map(math.isfinite, values.values())):
             raise TrainingDiverged(f"the loss is not finite at iteration {self.iter} ({values}); lower SOLVER.BASE_LR")
         if not total.requires_grad:
             objects = [len(sample.get("instances", ())) for sample in self._batch]
@@ -98,6 +102,7 @@ class DetectorTrainer(TrainerBase):
             self.scaler.unscale_(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        average_running_statistics(self.model)
         if self.threat is not None:
             eps = self.threat.eps
             moved = zip(self._deltas, leaves, strict=True)

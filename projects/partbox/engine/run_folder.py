@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from detectron2.utils.logger import setup_logger
 
 from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
+from partbox.processes import is_main, on_main, rank, world_size
 
 from .checks import ConfigError
 
@@ -29,7 +30,7 @@ A run of partbox.
 
 config.yaml           the complete configuration, names of classes and parts included
 command.txt           every start of this run: time and command line
-log.txt               the log
+log.txt               the log (log.txt.rank1, ...: of the other processes, where there are several)
 environment.txt       versions and hardware of the last start
 metrics.json          one JSON object a line: losses, eps, learning rate, validation
 events.out.*          the same for TensorBoard (tensorboard --logdir .)
@@ -124,36 +125,81 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
 
 
 @contextmanager
-def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, int] = (0, 1)) -> Iterator[Path]:
-    """Lock the folder, start the log and write the configuration.
-
-    The parts (i, n) of one evaluation share the folder with each other, and with nobody else.
+def training_folder(cfg: CfgNode, *, resume: bool) -> Iterator[Path]:
+    """The folder of a training run, held by its main process; every process gets a log.
 
     Raises:
         ConfigError: another process writes to the folder, or it holds another run.
         RecordsError: a file of the folder is damaged or cannot be written.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    _check_folder(folder, cfg, resume=resume, eval_only=eval_only)
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            _check_folder(folder, cfg, resume=resume, eval_only=False)
+            stack.enter_context(_held(folder, fcntl.LOCK_EX))
+            _start_log(folder, 0)
+            _describe(folder, cfg, "config.yaml", processes=world_size())
+
+        on_main(begin)
+        if not is_main():
+            _start_log(folder, rank())
+        yield folder
+
+
+@contextmanager
+def evaluation_folder(cfg: CfgNode, *, part: tuple[int, int], after_training: bool) -> Iterator[Path]:
+    """The folder of an evaluation; its parts (i, n) share it with each other, and with nobody else.
+
+    Args:
+        cfg: complete configuration.
+        part: which part this process does.
+        after_training: the evaluation of a run that was trained by the same command, which has described it.
+
+    Raises:
+        ConfigError: another process writes to the folder, or it holds another run.
+        RecordsError: a file of the folder is damaged or cannot be written.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    _check_folder(folder, cfg, resume=after_training, eval_only=not after_training)
+    with _held(folder, fcntl.LOCK_EX if part[1] == 1 else fcntl.LOCK_SH):
+        _start_log(folder, part[0])
+        if not after_training:
+            _describe(folder, cfg, "config_evaluation.yaml", processes=part[1])
+        yield folder
+
+
+@contextmanager
+def _held(folder: Path, kind: int) -> Iterator[None]:
+    """The folder made and locked, as ``fcntl`` names the kinds of locks."""
     with writing(folder, "a run"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 closed below, with what is locked
     with lock:
         try:
-            fcntl.flock(lock, (fcntl.LOCK_EX if part[1] == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
         except OSError:
             raise ConfigError(
                 f"another process is writing to {folder}: wait for it, or choose another OUTPUT_DIR"
             ) from None
-        for name in ("detectron2", "fvcore", "partbox"):
-            setup_logger(str(folder), distributed_rank=part[0], name=name)
-        with writing(folder, "a run"):
-            write_text(folder / "README.txt", CONTENTS)
-            write_text(folder / ("config_evaluation.yaml" if eval_only else "config.yaml"), cfg.dump())
-            write_text(folder / "environment.txt", collect_env_info() + "\n")
-            with open(folder / "command.txt", "a", encoding="utf-8") as file:
-                file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {' '.join(sys.argv)}\n")
-        yield folder
+        yield
+
+
+def _start_log(folder: Path, number: int) -> None:
+    """Log to ``log.txt`` and the terminal; processes other than the first to ``log.txt.rank<number>`` alone."""
+    for name in ("detectron2", "fvcore", "partbox"):
+        setup_logger(str(folder), distributed_rank=number, name=name)
+
+
+def _describe(folder: Path, cfg: CfgNode, config_name: str, *, processes: int) -> None:
+    """Write what the folder holds, and one more line about this start."""
+    with writing(folder, "a run"):
+        write_text(folder / "README.txt", CONTENTS)
+        write_text(folder / config_name, cfg.dump())
+        write_text(folder / "environment.txt", collect_env_info() + "\n")
+        with open(folder / "command.txt", "a", encoding="utf-8") as file:
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            file.write(f"{now}  {' '.join(sys.argv)}{f'  ({processes} processes)' if processes > 1 else ''}\n")
 
 
 def _drop_metrics_from(path: Path, iteration: int) -> None:

@@ -9,8 +9,13 @@ from typing import Any
 
 import torch
 from detectron2.engine import TrainerBase
+from numpy.random import SeedSequence
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from partbox.modeling import PartClassifier
+from partbox.modeling.synchronised_batch_norm import average_running_statistics
+from partbox.processes import averaged_by_name, rank, world_size
 
 from .objectives import Batch, TrainingObjective
 
@@ -28,10 +33,43 @@ def mixed_precision_type(device: torch.device) -> torch.dtype:
     return torch.float16
 
 
+class _Step(nn.Module):
+    """A step's losses as a module's forward: DistributedDataParallel prepares its exchange there.
+
+    The attack happens inside, on the model itself with frozen weights, so nothing of it is exchanged.
+    """
+
+    def __init__(self, model: PartClassifier, objective: TrainingObjective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        return self.objective(self.model, batch, iteration)
+
+
+def shared_step(step: nn.Module) -> nn.Module:
+    """A module whose backward pass averages the gradients of all processes; the module itself in a run of one.
+
+    Weights that a process does not need for its images (no part is labelled there) may still get a gradient from
+    another's. BatchNorm's statistics are not copied from one process, see
+    :func:`partbox.modeling.synchronised_batch_norm.average_running_statistics`.
+    """
+    if world_size() == 1 or not any(parameter.requires_grad for parameter in step.parameters()):
+        return step
+    return DistributedDataParallel(step, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def step_seed(seed: int, iteration: int) -> int:
+    """The seed of torch's generator in one step: processes draw different dropout for their different images."""
+    first = seed * SEED_STRIDE + iteration
+    return first if rank() == 0 else int(SeedSequence([first, rank()]).generate_state(1, "uint64")[0] >> 1)
+
+
 class PartTrainer(TrainerBase):
     """Batch -> training objective -> backward -> optimizer. All that surrounds a step is a hook.
 
     Every random number of a step follows from (seed, iteration), so a run continues bit for bit from a checkpoint.
+    Of several processes, each has its share of every batch, and the update is that of the whole batch.
 
     Args:
         model: trained in place.
@@ -55,6 +93,7 @@ class PartTrainer(TrainerBase):
         self.optimizer = optimizer
         self.objective = objective
         self.seed = seed
+        self._step = shared_step(_Step(model, objective))
         self.passes = 0  # forward-backward passes over a batch so far
         self._batches: Iterator[Batch] = iter(())
         self._precision = mixed_precision_type(model.device) if mixed_precision else None
@@ -77,12 +116,12 @@ class PartTrainer(TrainerBase):
         start = time.perf_counter()
         batch = next(self._batches)
         data_seconds = time.perf_counter() - start
-        torch.manual_seed(self.seed * SEED_STRIDE + self.iter)
+        torch.manual_seed(step_seed(self.seed, self.iter))
         with torch.autocast(self.model.device.type, self._precision, enabled=self._precision is not None):
-            losses = self.objective(self.model, batch, self.iter)
+            losses = self._step(batch, self.iter)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not math.isfinite(float(total.detach())):
+        values = averaged_by_name({name: float(loss.detach()) for name, loss in losses.items()})
+        if not all(map(math.isfinite, values.values())):
             raise TrainingDiverged(
                 f"the loss is not finite at iteration {self.iter} ({values}); lower SOLVER.BASE_LR, warm up longer, "
                 "or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED True)"
@@ -93,6 +132,7 @@ class PartTrainer(TrainerBase):
             self._scaler.unscale_(self.optimizer)
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        average_running_statistics(self.model)
         self.passes += self.objective.passes
         self.storage.put_scalars(**values, total_loss=sum(values.values()), data_time=data_seconds)
         self.storage.put_scalar("passes", self.passes, smoothing_hint=False)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from partbox.attacks import PGD, attack_mode
+from partbox.processes import gathered
 
 from .attacking import attack_batch
 
@@ -46,7 +47,12 @@ class ValidationResult:
 
 
 def validate(
-    model: Any, batches: Iterable[Sequence[dict[str, Any]]], attack: PGD | None, *, seed: int = 0
+    model: Any,
+    batches: Iterable[Sequence[dict[str, Any]]],
+    attack: PGD | None,
+    *,
+    seed: int = 0,
+    shared: bool = False,
 ) -> ValidationResult:
     """Accuracy on clean and (with an attack) on attacked images; the model's mode is restored afterwards.
 
@@ -56,6 +62,7 @@ def validate(
         batches: samples have ``image``, ``label`` and ``image_id``.
         attack: None measures clean accuracy only.
         seed: of the attack's random starts.
+        shared: the processes of the run have different batches; the result is that of all of them, in each.
 
     Raises:
         ValueError: no images.
@@ -78,6 +85,10 @@ def validate(
             labels_seen.update(labels.tolist())
             right += int(correct.sum())
             total += len(batch)
+    if shared:
+        counts, labels_of_each = zip(*gathered(((right, robust, total), labels_seen)), strict=True)
+        right, robust, total = (sum(column) for column in zip(*counts, strict=True))
+        labels_seen = sum(labels_of_each, Counter())
     if not total:
         raise ValueError("no images to validate on")
     return ValidationResult(

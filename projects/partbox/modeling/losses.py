@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from partbox.data.part_map import IGNORE
+from partbox.processes import averaged_count
 
 from .evidence import PartEvidence
 from .heads.part_box import soft_boxes
@@ -28,6 +29,9 @@ def part_loss(
     nothing of what the others add. (A weighted mean, divided by the sum of the weights, would make the weight vanish in
     a batch whose images all have the same.)
 
+    Where several processes share a batch, the number is that of the whole batch, see
+    :func:`partbox.processes.averaged_count`.
+
     Args:
         mask_logits: (B, 1 + P, h, w).
         part_maps: (B, H, W) int64, 0 = background, -1 = not labelled.
@@ -37,24 +41,24 @@ def part_loss(
             equation 4, with a softmax); the average stays one over pixels.
         weights: (B,) of the images; None stands for ones.
     """
+    if not at_image_size:
+        reduced = functional.interpolate(part_maps[:, None].double(), size=mask_logits.shape[-2:], mode="nearest-exact")
+        part_maps = reduced[:, 0].to(torch.int64)
     labelled = (part_maps != IGNORE).flatten(1).any(dim=1)
+    pixels = averaged_count((part_maps != IGNORE).sum())
     if not bool(labelled.any()):
         return mask_logits.sum() * 0
     logits, maps = mask_logits[labelled], part_maps[labelled]
     if at_image_size:
         logits = functional.interpolate(logits, size=maps.shape[-2:], mode="bilinear", align_corners=False)
-    else:
-        size = logits.shape[-2:]
-        reduced = functional.interpolate(maps[:, None].double(), size=size, mode="nearest-exact")
-        maps = reduced[:, 0].to(torch.int64)
     if focal == 0 and weights is None:
-        return functional.cross_entropy(logits, maps, ignore_index=IGNORE)
+        return functional.cross_entropy(logits, maps, ignore_index=IGNORE, reduction="sum") / pixels
     losses = functional.cross_entropy(logits, maps, ignore_index=IGNORE, reduction="none")
     if focal:
         losses = (1 - torch.exp(-losses)).clamp_min(0) ** focal * losses
     if weights is not None:
         losses = losses * weights[labelled, None, None]
-    return losses.sum() / (maps != IGNORE).sum()
+    return losses.sum() / pixels
 
 
 def true_centres(part_maps: Tensor, num_channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -111,13 +115,16 @@ def keypoint_loss(
         weights: (B,), what an image's terms count, as in :func:`part_loss`; None stands for ones.
     """
     labelled = (part_maps != IGNORE).flatten(1).any(dim=1)
+    images = averaged_count(labelled.sum())
+    channels = evidence.mask_logits.shape[1] - 1
+    wanted, present = true_centres(part_maps[labelled], channels, evidence.mask_logits.dtype)
+    parts = averaged_count(present.sum())
     if not bool(labelled.any()):
         return evidence.mask_logits.sum() * 0
     centres = soft_boxes(evidence)[labelled][..., :2] * 2 - 1
-    wanted, present = true_centres(part_maps[labelled], centres.shape[1], centres.dtype)
     squares = ((centres - wanted) ** 2).sum(dim=-1)
     areas = evidence.masks[labelled][:, 1:].mean(dim=(2, 3)) @ to_class
     classes = functional.cross_entropy(areas, labels[labelled], reduction="none")
     if weights is not None:
         squares, classes = squares * weights[labelled, None], classes * weights[labelled]
-    return squares[present].sum() / present.sum().clamp_min(1) + classes.mean()
+    return squares[present].sum() / parts + classes.sum() / images

@@ -22,6 +22,7 @@ from .heads import DecoderHead, EvidenceHead, FeatureHead, Head, ImageHead
 from .levels import LevelMap, channels_to_class, part_level
 from .losses import keypoint_loss, part_loss
 from .outputs import PartOutput, PartTargets
+from .synchronised_batch_norm import synchronise_batch_norm
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -49,6 +50,7 @@ class PartClassifier(nn.Module):
         part_focal_gamma: of the part term; 0 is plain cross-entropy.
         label_smoothing: of the classification term.
         freeze_batch_norm: the backbone's BatchNorm uses its running statistics in training too.
+        synchronised_batch_norm: BatchNorm uses the statistics of the whole batch where several processes share it.
         pixel_mean: of R, G, B in 0..255.
         pixel_std: of R, G, B in 0..255.
     """
@@ -77,6 +79,7 @@ class PartClassifier(nn.Module):
         part_focal_gamma: float = 0.0,
         label_smoothing: float = 0.0,
         freeze_batch_norm: bool = False,
+        synchronised_batch_norm: bool = False,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
@@ -105,6 +108,8 @@ class PartClassifier(nn.Module):
         self.part_focal_gamma = part_focal_gamma
         self.label_smoothing = label_smoothing
         self.freeze_batch_norm = freeze_batch_norm
+        if synchronised_batch_norm:
+            synchronise_batch_norm(self)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).reshape(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).reshape(1, 3, 1, 1) / 255, persistent=False)
 
@@ -117,8 +122,8 @@ class PartClassifier(nn.Module):
             raise ValueError(f"INPUT.FORMAT must be RGB for a PartClassifier, not {cfg.INPUT.FORMAT}")
         backbone = build_backbone(cfg)
         set_batch_norm_momentum(backbone, part.BATCH_NORM_MOMENTUM)
-        if part.BATCH_NORM not in ("train", "frozen"):
-            raise ValueError(f"MODEL.PART.BATCH_NORM must be train or frozen, not {part.BATCH_NORM!r}")
+        if part.BATCH_NORM not in ("train", "synchronised", "frozen"):
+            raise ValueError(f"MODEL.PART.BATCH_NORM must be train, synchronised or frozen, not {part.BATCH_NORM!r}")
         if part.FOCAL_GAMMA < 0:
             raise ValueError(f"MODEL.PART.FOCAL_GAMMA must not be negative, it is {part.FOCAL_GAMMA}")
         if part.LOSS_RESOLUTION not in ("image", "evidence"):
@@ -141,6 +146,7 @@ class PartClassifier(nn.Module):
             "part_focal_gamma": part.FOCAL_GAMMA,
             "label_smoothing": part.LABEL_SMOOTHING,
             "freeze_batch_norm": part.BATCH_NORM == "frozen",
+            "synchronised_batch_norm": part.BATCH_NORM == "synchronised",
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }

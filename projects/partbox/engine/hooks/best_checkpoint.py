@@ -9,6 +9,8 @@ from typing import Any
 from detectron2.engine import HookBase
 from torch import nn
 
+from partbox.processes import is_main
+
 from ..checkpoint import save_weights
 from .validation import ValidationUnderAttack
 
@@ -43,17 +45,18 @@ class BestWeights(HookBase):
         if self.best and score <= self.best:
             return
         self.best, self.iteration = score, self.trainer.iter
-        save_weights(
-            self.folder / BEST,
-            self.model,
-            iteration=self.iteration,
-            robust_accuracy=result.robust_accuracy,
-            clean_accuracy=result.clean_accuracy,
-        )
+        if is_main():
+            save_weights(
+                self.folder / BEST,
+                self.model,
+                iteration=self.iteration,
+                robust_accuracy=result.robust_accuracy,
+                clean_accuracy=result.clean_accuracy,
+            )
         logger.info("Best so far: %s after iteration %d", result, self.iteration + 1)
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:
+        if is_main() and self.trainer.iter >= self.trainer.max_iter:
             save_weights(self.folder / FINAL, self.model, iteration=self.trainer.iter - 1)
 
     def state_dict(self) -> dict[str, Any]:

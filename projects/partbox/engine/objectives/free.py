@@ -10,6 +10,7 @@ from torch import Tensor
 from partbox.attacks import ThreatModel
 from partbox.attacks.draws import random_starts
 from partbox.modeling import PartClassifier
+from partbox.processes import gathered, rank, world_size
 
 from .adversarial import PGDObjective
 from .base import Batch
@@ -68,13 +69,28 @@ class FreeObjective(PGDObjective):
         return (delta + eps * self._leaf.grad.sign()).clamp(-eps, eps)
 
     def state_dict(self) -> dict[str, Any]:
-        """The perturbation and the gradient that a resumed run needs in the middle of a batch's replays."""
-        gradient = None if self._leaf is None else self._leaf.grad
-        return {"delta": self._delta, "gradient": gradient}
+        """The perturbation and the gradient that a resumed run needs in the middle of a batch's replays.
+
+        They are of the whole batch, so that a run may go on with another number of processes.
+        """
+        gradient = None if self._leaf is None or self._leaf.grad is None else self._leaf.grad / world_size()
+        return {"delta": _whole_batch(self._delta), "gradient": _whole_batch(gradient)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self._delta, self._leaf = state["delta"], None
-        if state["gradient"] is not None:
-            self._leaf = torch.zeros_like(state["gradient"])
-            self._leaf.grad = state["gradient"]
+        self._delta, self._leaf = _own_share(state["delta"]), None
+        gradient = _own_share(state["gradient"])
+        if gradient is not None:
+            self._leaf = torch.zeros_like(gradient)
+            self._leaf.grad = gradient
+
+
+def _whole_batch(share: Tensor | None) -> Tensor | None:
+    """What all processes have of a batch, in the order of the batch, on this one's device."""
+    pieces = [piece for piece in gathered(None if share is None else share.cpu()) if piece is not None]
+    return None if share is None else torch.cat(pieces).to(share)
+
+
+def _own_share(whole: Tensor | None) -> Tensor | None:
+    """This process's images of a batch."""
+    return None if whole is None else whole.chunk(world_size())[rank()].clone()

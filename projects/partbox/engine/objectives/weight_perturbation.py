@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from partbox.processes import averaged_together, world_size
 
 Losses = dict[str, Tensor]
 
@@ -39,7 +41,9 @@ class WeightPerturbation:
         total = torch.stack(
             [loss.float() for loss in functional_call(call, buffers, inputs, tie_weights=False).values()]
         ).sum()
-        gradients = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        gradients = self._of_all_processes(
+            list(weights.values()), torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        )
         moved = {
             name: weight + self._move(weight.detach(), gradient)
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
@@ -48,6 +52,14 @@ class WeightPerturbation:
         # Modules under several names (a detector's shared heads) are replaced once, and put back once.
         result: Losses = functional_call(call, moved, inputs, tie_weights=False)
         return result
+
+    @staticmethod
+    def _of_all_processes(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradients of the whole batch: all processes must move to the same weights."""
+        if world_size() == 1:
+            return gradients
+        there = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
+        return averaged_together(there)
 
     def _move(self, weight: Tensor, gradient: Tensor) -> Tensor:
         return self.gamma * weight.norm() * gradient / gradient.norm().clamp_min(1e-20)

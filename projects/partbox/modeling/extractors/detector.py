@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from maskdino_ext.config import maskdino_parts
-from maskdino_ext.criterion import Criterion, CriterionSettings
+from maskdino_ext.criterion import Criterion, CriterionSettings, mean_over_processes
 from maskdino_ext.dino import dino_criterion, dino_settings
 from maskdino_ext.dino_transformer import DINOHeads
 from maskdino_ext.draws import Draws
@@ -124,6 +124,7 @@ class DetectorExtractor(Extractor):
             raise ValueError("detection losses need a forward pass in training mode that was given the objects")
         rows = [i for i, one in enumerate(objects) if one is not None]
         if not rows:
+            mean_over_processes(0, outputs.layers[-1].logits)  # the others, which have objects, wait for the number
             return outputs.layers[-1].logits.sum() * 0
         targets = [Target(one.channels, one.boxes, one.masks) for one in objects if one is not None]
         chosen = None if weights is None else weights[rows]
