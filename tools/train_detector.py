@@ -17,7 +17,8 @@ Examples:
     # see whether a configuration can be built and trained, without any data
     python tools/train_detector.py --dry-run --config-file configs/coco/dino_4scale_R50.yaml
 
-    # go on after an interruption of the training
+    # go on after an interruption of the training. SIGUSR1 and SIGTERM end it with a checkpoint and exit code 75; a job
+    # of Slurm goes back to the queue (docs/slurm.md)
     python tools/train_detector.py --resume --config-file configs/car_parts/faster_rcnn.yaml \
         OUTPUT_DIR output/faster_rcnn
 """
@@ -57,6 +58,9 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
+from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
+from partbox.engine.hooks.stop_on_signal import StopOnSignal
+from partbox.engine.interruption import Interruption, interruptible
 from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import run_folder, writers
 from partbox.engine.setup import load_config
@@ -100,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def train(cfg: CfgNode, *, resume: bool) -> str:
+def train(cfg: CfgNode, *, resume: bool, interruption: Interruption) -> str:
     """Train on ``DATASETS.TRAIN``; returns the file of the final weights."""
     records = detector_training_records(cfg)
     check_classes(cfg, cfg.DATASETS.TRAIN[0])
@@ -124,10 +128,12 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
         scaler=trainer.scaler,
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
+    checkpoints = ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
     trainer.register_hooks(
         [
             hooks.LRScheduler(optimizer, scheduler),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
+            checkpoints,
+            StopOnSignal(checkpoints, interruption),
             hooks.PeriodicWriter(writers(cfg, start), period=20),
         ]
     )
@@ -211,9 +217,12 @@ def main() -> None:
         return
     if arguments.part[1] > 1 and not arguments.eval_only:
         raise ConfigError("--part divides an evaluation: it needs --eval-only")
-    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
-        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
-        evaluate(cfg, weights, arguments.part)
+    run = run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part)
+    with run, interruptible(cfg.OUTPUT_DIR) as signals:
+        resume = arguments.resume
+        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=resume, interruption=signals)
+        with signals.at_once():
+            evaluate(cfg, weights, arguments.part)
 
 
 if __name__ == "__main__":

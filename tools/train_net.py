@@ -13,7 +13,8 @@ Examples:
     # go on with an evaluation that was killed: the same command again; in two processes at once:
     python tools/train_net.py --eval-only --part 0/2 ... & python tools/train_net.py --eval-only --part 1/2 ...
 
-    # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU)
+    # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU). SIGUSR1 and SIGTERM
+    # end a run with a checkpoint and exit code 75; a job of Slurm goes back to the queue (docs/slurm.md)
     python tools/train_net.py --config-file configs/example/part_box.yaml --resume OUTPUT_DIR output/part_box
 
     # the original system's experiment names; print what would run, and stop
@@ -55,7 +56,10 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
 from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfitting
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
+from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
+from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.hooks.validation import ValidationUnderAttack
+from partbox.engine.interruption import Interruption, interruptible
 from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import run_folder, writers
@@ -99,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def train(cfg: CfgNode, *, resume: bool) -> str:
+def train(cfg: CfgNode, *, resume: bool, interruption: Interruption) -> str:
     """Train; the path of the weights to evaluate."""
     dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     records = training_records(cfg, dataset.records, cfg.DATASETS.TRAIN[0])
@@ -118,6 +122,7 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
     probe = build_overfitting_probe(cfg, model, objective, records)
     trainer = PartTrainer(model, optimizer, objective, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED)
     checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
+    checkpoints = ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -129,7 +134,8 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
             CatastrophicOverfitting(probe, period=cfg.ADVERSARY.PROBE_PERIOD) if probe is not None else None,
             validation,
             BestWeights(cfg.OUTPUT_DIR, kept, validation),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
+            checkpoints,
+            StopOnSignal(checkpoints, interruption),
         ]
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
@@ -175,9 +181,12 @@ def main() -> None:
         raise ConfigError("--part divides an evaluation: it needs --eval-only")
     what = "TEST" if arguments.eval_only else "TRAIN"
     load_dataset(cfg, cfg.DATASETS[what], f"DATASETS.{what}")  # completes the names of classes and parts
-    with run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part):
-        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=arguments.resume)
-        evaluate(cfg, weights, arguments.part)
+    run = run_folder(cfg, resume=arguments.resume, eval_only=arguments.eval_only, part=arguments.part)
+    with run, interruptible(cfg.OUTPUT_DIR) as signals:
+        resume = arguments.resume
+        weights = cfg.MODEL.WEIGHTS if arguments.eval_only else train(cfg, resume=resume, interruption=signals)
+        with signals.at_once():
+            evaluate(cfg, weights, arguments.part)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import shlex
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -17,10 +20,12 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
+from partbox import processes
 from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
 
 from .checks import ConfigError
+from .slurm.job import own_job
 
 METRICS = "metrics.json"
 
@@ -28,7 +33,7 @@ CONTENTS = """\
 A run of partbox.
 
 config.yaml           the complete configuration, names of classes and parts included
-command.txt           every start of this run: time and command line
+command.txt           every start of this run: time, host, processes, job of Slurm, command line
 log.txt               the log
 environment.txt       versions and hardware of the last start
 metrics.json          one JSON object a line: losses, eps, learning rate, validation
@@ -123,6 +128,32 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
         _check_same_run(folder, cfg)
 
 
+def start_line(command: Sequence[str], environment: Mapping[str, str], part: tuple[int, int] = (0, 1)) -> str:
+    """The line of one start in ``command.txt``.
+
+    Args:
+        command: the command line.
+        environment: of the process, which tells the job of Slurm.
+        part: (i, n) of an evaluation.
+    """
+    facts = [datetime.now().astimezone().isoformat(timespec="seconds"), f"host={socket.gethostname()}"]
+    facts.append(f"processes={processes.world_size()}")
+    if part[1] > 1:
+        facts.append(f"part={part[0]}/{part[1]}")
+    job = own_job(environment)
+    if job is not None:
+        facts += [f"job={job}", f"requeued={environment.get('SLURM_RESTART_COUNT', '0')}"]
+        facts += [f"nodes={environment.get('SLURM_STEP_NODELIST') or environment.get('SLURM_JOB_NODELIST', '?')}"]
+    return f"{' '.join(facts)}  {shlex.join(command)}\n"
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Delete the temporary files that a kill left; for the only process that writes to the folder."""
+    for pattern in (".*.tmp", "records/.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, int] = (0, 1)) -> Iterator[Path]:
     """Lock the folder, start the log and write the configuration.
@@ -148,11 +179,13 @@ def run_folder(cfg: CfgNode, *, resume: bool, eval_only: bool, part: tuple[int, 
         for name in ("detectron2", "fvcore", "partbox"):
             setup_logger(str(folder), distributed_rank=part[0], name=name)
         with writing(folder, "a run"):
+            if part[1] == 1:
+                _drop_unfinished(folder)
             write_text(folder / "README.txt", CONTENTS)
             write_text(folder / ("config_evaluation.yaml" if eval_only else "config.yaml"), cfg.dump())
             write_text(folder / "environment.txt", collect_env_info() + "\n")
             with open(folder / "command.txt", "a", encoding="utf-8") as file:
-                file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}  {' '.join(sys.argv)}\n")
+                file.write(start_line(sys.argv, os.environ, part))
         yield folder
 
 
