@@ -119,14 +119,33 @@ def test_what_slurm_refuses_is_said(scontrol):
         ask("sleep", "5", timeout=0.1)
 
 
-@pytest.mark.parametrize(("state", "code"), [("RUNNING", 0), ("CANCELLED", 1)])
-def test_the_batch_script_can_ask(scontrol, state, code):
-    asked = scontrol(ANSWER.format(job=10, state=state, reason="None", restarts=0, requeue=1))
-    command = [sys.executable, "-m", "partbox.engine.slurm.requeue"]
-    ended = subprocess.run(command, env={**os.environ, **ARRAY}, capture_output=True, text=True)
-    assert ended.returncode == code
-    assert ("requeue 7_3" in asked.read_text()) == (code == 0)
-    assert ("Not requeued: its state is CANCELLED" in ended.stderr) == (code == 1)
+@pytest.mark.parametrize(
+    ("state", "code", "log", "requeued", "said"),
+    [
+        ("RUNNING", 138, "importing\n", True, "goes back to the queue"),  # killed before it listened
+        ("RUNNING", 143, "importing\n", True, "goes back to the queue"),
+        ("RUNNING", 137, "Job 7_3 goes back to the queue: start 2\n", False, ""),  # the run did it
+        ("RUNNING", 1, "ConfigError: no such key\n", False, "FAILED: ConfigError: no such key"),
+        (
+            "COMPLETING",
+            143,
+            "*** JOB 10 ON n1 CANCELLED AT 2026-01-01T00:00:00 ***\n",
+            False,
+            "FAILED: it was cancelled",
+        ),
+        ("RUNNING", 75, "x]: Not requeued: it got nowhere\n", False, "signal and not requeued: it got nowhere"),
+    ],
+)
+def test_the_end_of_a_step(scontrol, tmp_path, state, code, log, requeued, said):
+    answer = ANSWER.format(job=10, state=state, reason="None", restarts=0, requeue=1)
+    asked = scontrol(answer.replace("/home/me/slurm-7_3.out", str(tmp_path / "job.log")))
+    (tmp_path / "job.log").write_text(f"ValueError: of an earlier start\n--- start 2 of job 7_3 on n1\n{log}")
+    environment = {**os.environ, **ARRAY, "PARTBOX_SUBMISSION": str(tmp_path)}
+    command = [sys.executable, "-m", "partbox.engine.slurm.ended", str(code)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ("requeue 7_3" in asked.read_text()) == requeued
+    assert said in ended.stderr if said else not ended.stderr
+    assert (tmp_path / "failures/7_3.txt").is_file() == ("FAILED" in said or "not requeued" in said)
 
 
 @pytest.mark.parametrize(("restarts", "moves", "expected"), [(0, False, True), (1, False, False), (1, True, True)])

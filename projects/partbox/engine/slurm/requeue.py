@@ -1,14 +1,13 @@
 """Whether an interrupted job goes back to the queue, and the step that puts it there.
 
-A run that was interrupted asks itself; ``python -m partbox.engine.slurm.requeue`` asks in its place, from the batch
-script, when a signal came before the run could listen. Standard library alone, so that this takes no time.
+A run that was interrupted asks itself; the batch script asks in its place when a signal came before the run could
+listen (:mod:`partbox.engine.slurm.ended`). Standard library alone, so that this takes no time.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from .job import SlurmError, ask, own_job, show_jobs
 
 logger = logging.getLogger(__name__)
 
+REQUEUED = "goes back to the queue"  # in the log, from which the batch script knows
 MAX_STARTS = 100  # of one job, where PARTBOX_MAX_STARTS does not say otherwise
 # Slurm ended these at their time limit or is about to; their processes may still be there.
 OUT_OF_TIME = ("TimeLimit", "Timeout")
@@ -80,21 +80,8 @@ def requeue(*, advanced: bool, environment: Mapping[str, str] = os.environ) -> D
             return Decision(False, f"Slurm knows {len(found)} jobs {job}")
         decision = decide(found[0], advanced=advanced, most=max_starts(environment))
         if decision.requeue:
-            logger.warning("Job %s goes back to the queue: %s", job, decision.reason)
+            logger.warning("Job %s %s: %s", job, REQUEUED, decision.reason)
             ask("scontrol", "requeue", job)
     except (SlurmError, ValueError) as error:
         return Decision(False, str(error))
     return decision
-
-
-def main() -> int:
-    """For the batch script: exit code 0 if the job was requeued. The run itself had no time to get anywhere."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    decision = requeue(advanced=True) or Decision(False, "this is no job of Slurm")
-    if not decision.requeue:
-        logger.warning("Not requeued: %s", decision.reason)
-    return int(not decision.requeue)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
