@@ -17,7 +17,8 @@ Examples:
     # see whether a configuration can be built and trained, without any data
     python tools/train_detector.py --dry-run --config-file configs/coco/dino_4scale_R50.yaml
 
-    # go on after an interruption of the training
+    # go on after an interruption of the training. SIGUSR1 and SIGTERM end it with a checkpoint and exit code 75; a job
+    # of Slurm goes back to the queue (docs/slurm.md)
     python tools/train_detector.py --resume --config-file configs/car_parts/faster_rcnn.yaml \
         OUTPUT_DIR output/faster_rcnn
 """
@@ -56,6 +57,9 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
+from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
+from partbox.engine.hooks.stop_on_signal import StopOnSignal
+from partbox.engine.interruption import Interruption, interruptible
 from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_apart, train_together
 from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import evaluation_folder, training_folder, writers
@@ -113,11 +117,11 @@ def configuration(arguments: argparse.Namespace) -> CfgNode:
 def train(arguments: argparse.Namespace) -> None:
     """Train on ``DATASETS.TRAIN``, as one of the processes of the run."""
     cfg = configuration(arguments)
-    with training_folder(cfg, resume=arguments.resume):
-        train_in_folder(cfg, resume=arguments.resume)
+    with training_folder(cfg, resume=arguments.resume), interruptible(cfg.OUTPUT_DIR) as signals:
+        train_in_folder(cfg, signals, resume=arguments.resume)
 
 
-def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
+def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> None:
     """Train on ``DATASETS.TRAIN``; leaves the weights in ``OUTPUT_DIR``."""
     records = detector_training_records(cfg)
     check_classes(cfg, cfg.DATASETS.TRAIN[0])
@@ -141,15 +145,12 @@ def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
         scaler=trainer.scaler,
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
+    checkpoints = ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
     trainer.register_hooks(
         [
             hooks.LRScheduler(optimizer, scheduler),
-            hooks.PeriodicCheckpointer(
-                checkpointer,
-                cfg.SOLVER.CHECKPOINT_PERIOD,
-                max_to_keep=2 if is_main() else None,  # who writes them deletes them
-                file_prefix="resume",
-            ),
+            checkpoints,
+            StopOnSignal(checkpoints, signals),
             hooks.PeriodicWriter(writers(cfg, start), period=20) if is_main() else None,
         ]
     )
@@ -178,7 +179,8 @@ class _Iteration:
 def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:
     """Evaluate ``MODEL.WEIGHTS``, or what was just trained, as one of the processes of the run."""
     cfg = configuration(arguments)
-    with evaluation_folder(cfg, part=part, after_training=not arguments.eval_only):
+    folder = evaluation_folder(cfg, part=part, after_training=not arguments.eval_only)
+    with folder, interruptible(cfg.OUTPUT_DIR) as signals, signals.at_once():
         trained = str(Path(cfg.OUTPUT_DIR) / FINAL)
         evaluate_in_folder(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else trained, part)
 

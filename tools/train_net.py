@@ -17,7 +17,8 @@ Examples:
     python tools/train_net.py --num-gpus 2 --config-file configs/example/part_box.yaml OUTPUT_DIR output/part_box
     torchrun --nproc-per-node 2 tools/train_net.py --config-file ...   # the same; or srun, see docs/training.md
 
-    # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU)
+    # continue after an interruption; ends bit for bit where an uninterrupted run ends (on a CPU). SIGUSR1 and SIGTERM
+    # end a run with a checkpoint and exit code 75; a job of Slurm goes back to the queue (docs/slurm.md)
     python tools/train_net.py --config-file configs/example/part_box.yaml --resume OUTPUT_DIR output/part_box
 
     # the original system's experiment names; print what would run, and stop
@@ -58,7 +59,10 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
 from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfitting
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
+from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
+from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.hooks.validation import ValidationUnderAttack
+from partbox.engine.interruption import Interruption, interruptible
 from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_apart, train_together
 from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.parts_of_work import add_part_argument
@@ -118,11 +122,11 @@ def configuration(arguments: argparse.Namespace) -> CfgNode:
 def train(arguments: argparse.Namespace) -> None:
     """Train, as one of the processes of the run."""
     cfg = configuration(arguments)
-    with training_folder(cfg, resume=arguments.resume):
-        train_in_folder(cfg, resume=arguments.resume)
+    with training_folder(cfg, resume=arguments.resume), interruptible(cfg.OUTPUT_DIR) as signals:
+        train_in_folder(cfg, signals, resume=arguments.resume)
 
 
-def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
+def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> None:
     """Train; leaves the weights in ``OUTPUT_DIR``."""
     dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     records = training_records(cfg, dataset.records, cfg.DATASETS.TRAIN[0])
@@ -141,6 +145,7 @@ def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
     probe = build_overfitting_probe(cfg, model, objective, records)
     trainer = PartTrainer(model, optimizer, objective, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED)
     checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
+    checkpoints = ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
@@ -152,12 +157,8 @@ def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
             CatastrophicOverfitting(probe, period=cfg.ADVERSARY.PROBE_PERIOD) if probe is not None else None,
             validation,
             BestWeights(cfg.OUTPUT_DIR, kept, validation),
-            hooks.PeriodicCheckpointer(
-                checkpointer,
-                cfg.SOLVER.CHECKPOINT_PERIOD,
-                max_to_keep=2 if is_main() else None,  # who writes them deletes them
-                file_prefix="resume",
-            ),
+            checkpoints,
+            StopOnSignal(checkpoints, signals),
         ]
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
@@ -176,7 +177,8 @@ def train_in_folder(cfg: CfgNode, *, resume: bool) -> None:
 def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:
     """Evaluate ``MODEL.WEIGHTS``, or what was just trained, as one of the processes of the run."""
     cfg = configuration(arguments)
-    with evaluation_folder(cfg, part=part, after_training=not arguments.eval_only):
+    folder = evaluation_folder(cfg, part=part, after_training=not arguments.eval_only)
+    with folder, interruptible(cfg.OUTPUT_DIR) as signals, signals.at_once():
         trained = Path(cfg.OUTPUT_DIR) / (BEST if cfg.DATASETS.VALIDATION else FINAL)
         evaluate_in_folder(cfg, cfg.MODEL.WEIGHTS if arguments.eval_only else str(trained), part)
 

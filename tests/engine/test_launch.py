@@ -82,7 +82,7 @@ def test_torchrun_and_num_gpus_train_the_same_model_which_one_process_evaluates_
     ]
     assert measured[0] == measured[1]
     assert measured[0]
-    assert "(2 processes)" in (tmp_path / "two/command.txt").read_text()
+    assert "processes=2" in (tmp_path / "two/command.txt").read_text()
     alone = ["--eval-only", *RUN, "MODEL.WEIGHTS", tmp_path / "two/model_best.pth", "OUTPUT_DIR", tmp_path / "one"]
     code, _, err = finished(start(TOOL, *alone))
     assert code == 0, err[-3000:]

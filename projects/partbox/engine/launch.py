@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
 
 from .checks import ConfigError
+from .interruption import SIGNALS
 from .user_errors import Errors, errors_as_sentences, sentence_of
 
 logger = logging.getLogger(__name__)
@@ -310,16 +312,28 @@ def _process_group(place: Place, device: str) -> Iterator[None]:
 
 @contextmanager
 def _signals_forwarded() -> Iterator[None]:
-    """Hand the signals that ask for an end on to the processes that were started here, and wait for them."""
+    """Hand the signals that ask for an end on to the processes that are started inside, and go on waiting for them.
 
-    def forward(number: int, frame: Any) -> None:
-        for child in multiprocessing.active_children():
-            if child.pid is not None:
-                os.kill(child.pid, number)
+    The signals are blocked here and in the new processes, so that none is lost before a process is ready for it
+    (:func:`partbox.engine.interruption.interruptible`); a thread takes those that come.
+    """
+    done = threading.Event()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    def forward() -> None:
+        while not done.is_set():
+            got = signal.sigtimedwait(SIGNALS, 0.2)
+            if got is None:
+                continue
+            for child in multiprocessing.active_children():
+                if child.pid is not None:
+                    os.kill(child.pid, got.si_signo)
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    thread = threading.Thread(target=forward, name="signals", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        done.set()
+        thread.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

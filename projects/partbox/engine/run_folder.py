@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import shlex
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +25,7 @@ from partbox.files import write_lines, write_text
 from partbox.processes import is_main, on_main, rank, world_size
 
 from .checks import ConfigError
+from .slurm.job import own_job
 
 METRICS = "metrics.json"
 
@@ -29,7 +33,7 @@ CONTENTS = """\
 A run of partbox.
 
 config.yaml           the complete configuration, names of classes and parts included
-command.txt           every start of this run: time and command line
+command.txt           every start of this run: time, host, processes, job of Slurm, command line
 log.txt               the log (log.txt.rank1, ...: of the other processes, where there are several)
 environment.txt       versions and hardware of the last start
 metrics.json          one JSON object a line: losses, eps, learning rate, validation
@@ -124,6 +128,32 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
         _check_same_run(folder, cfg)
 
 
+def start_line(command: Sequence[str], environment: Mapping[str, str], part: tuple[int, int] = (0, 1)) -> str:
+    """The line of one start in ``command.txt``.
+
+    Args:
+        command: the command line.
+        environment: of the process, which tells the job of Slurm.
+        part: (i, n) of an evaluation.
+    """
+    facts = [datetime.now().astimezone().isoformat(timespec="seconds"), f"host={socket.gethostname()}"]
+    facts.append(f"processes={world_size()}")
+    if part[1] > 1:
+        facts.append(f"part={part[0]}/{part[1]}")
+    job = own_job(environment)
+    if job is not None:
+        facts += [f"job={job}", f"requeued={environment.get('SLURM_RESTART_COUNT', '0')}"]
+        facts += [f"nodes={environment.get('SLURM_STEP_NODELIST') or environment.get('SLURM_JOB_NODELIST', '?')}"]
+    return f"{' '.join(facts)}  {shlex.join(command)}\n"
+
+
+def _drop_unfinished(folder: Path) -> None:
+    """Delete the temporary files that a kill left; for the only process that writes to the folder."""
+    for pattern in (".*.tmp", "records/.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def training_folder(cfg: CfgNode, *, resume: bool) -> Iterator[Path]:
     """The folder of a training run, held by its main process; every process gets a log.
@@ -139,7 +169,8 @@ def training_folder(cfg: CfgNode, *, resume: bool) -> Iterator[Path]:
             _check_folder(folder, cfg, resume=resume, eval_only=False)
             stack.enter_context(_held(folder, fcntl.LOCK_EX))
             _start_log(folder, 0)
-            _describe(folder, cfg, "config.yaml", processes=world_size())
+            _drop_unfinished(folder)
+            _describe(folder, cfg, "config.yaml")
 
         on_main(begin)
         if not is_main():
@@ -165,7 +196,9 @@ def evaluation_folder(cfg: CfgNode, *, part: tuple[int, int], after_training: bo
     with _held(folder, fcntl.LOCK_EX if part[1] == 1 else fcntl.LOCK_SH):
         _start_log(folder, part[0])
         if not after_training:
-            _describe(folder, cfg, "config_evaluation.yaml", processes=part[1])
+            if part[1] == 1:
+                _drop_unfinished(folder)
+            _describe(folder, cfg, "config_evaluation.yaml", part)
         yield folder
 
 
@@ -182,7 +215,10 @@ def _held(folder: Path, kind: int) -> Iterator[None]:
             raise ConfigError(
                 f"another process is writing to {folder}: wait for it, or choose another OUTPUT_DIR"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
 
 
 def _start_log(folder: Path, number: int) -> None:
@@ -191,15 +227,14 @@ def _start_log(folder: Path, number: int) -> None:
         setup_logger(str(folder), distributed_rank=number, name=name)
 
 
-def _describe(folder: Path, cfg: CfgNode, config_name: str, *, processes: int) -> None:
+def _describe(folder: Path, cfg: CfgNode, config_name: str, part: tuple[int, int] = (0, 1)) -> None:
     """Write what the folder holds, and one more line about this start."""
     with writing(folder, "a run"):
         write_text(folder / "README.txt", CONTENTS)
         write_text(folder / config_name, cfg.dump())
         write_text(folder / "environment.txt", collect_env_info() + "\n")
         with open(folder / "command.txt", "a", encoding="utf-8") as file:
-            now = datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"{now}  {' '.join(sys.argv)}{f'  ({processes} processes)' if processes > 1 else ''}\n")
+            file.write(start_line(sys.argv, os.environ, part))
 
 
 def _drop_metrics_from(path: Path, iteration: int) -> None:
