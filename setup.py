@@ -38,6 +38,7 @@ INSTALL_REQUIRES = [
     "numba>=0.60",
     "opencv-python-headless>=4.9",
     "scikit-image>=0.24",
+    "submitit>=1.5.2,<1.6",
     # what detectron2 needs at run time and does not bring
     "black",
     "cloudpickle",

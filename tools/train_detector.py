@@ -117,7 +117,8 @@ def configuration(arguments: argparse.Namespace) -> CfgNode:
 def train(arguments: argparse.Namespace) -> None:
     """Train on ``DATASETS.TRAIN``, as one of the processes of the run."""
     cfg = configuration(arguments)
-    with training_folder(cfg, resume=arguments.resume), interruptible(cfg.OUTPUT_DIR) as signals:
+    folder = training_folder(cfg, resume=arguments.resume)
+    with folder, interruptible(cfg.OUTPUT_DIR, more_follows=True) as signals:
         train_in_folder(cfg, signals, resume=arguments.resume)
 
 

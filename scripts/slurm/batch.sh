@@ -37,6 +37,8 @@ TASKS=()
 if [[ -z ${SLURM_NTASKS:-}${SLURM_NTASKS_PER_NODE:-} && ${SLURM_GPUS_ON_NODE:-0} -gt 1 ]]; then
     TASKS=(--ntasks-per-node="$SLURM_GPUS_ON_NODE" --overcommit)
 fi
+# Lines of several tasks carry their number.
+((${#TASKS[@]} == 0 && ${SLURM_NTASKS:-1} == 1 && ${SLURM_JOB_NUM_NODES:-1} == 1)) || TASKS+=(--label)
 
 # run_step COMMAND...: run a step (srun ...) to its end. Slurm sends the signal before the time limit to this shell alone;
 # it goes on to the step as SIGUSR1. SIGTERM too, since srun itself would answer that by killing the tasks. When the step

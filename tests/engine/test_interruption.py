@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +23,8 @@ from torch.utils.data import DataLoader
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.interruption import Interrupted, Interruption, interruptible
-from partbox.engine.run_folder import start_line
+from partbox.engine.run_folder import _held, start_line
+from partbox.engine.slurm.task import hold_signals
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAINING = [
@@ -76,8 +79,7 @@ def whole(example_root, tmp_path_factory):
     """The folder of a training that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     command = [sys.executable, "-W", "ignore", str(REPOSITORY / "tools/train_net.py"), *TRAINING]
-    threads = str(torch.get_num_threads())  # other numbers of threads give other last bits
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(example_root), "OMP_NUM_THREADS": threads}
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(example_root)}
     subprocess.run([*command, "OUTPUT_DIR", str(folder)], env=environment, check=True, capture_output=True)
     return folder
 
@@ -139,9 +141,7 @@ def test_an_evaluation_ends_at_once_and_goes_on(start, run_tool, whole, tmp_path
 
 def test_a_signal_before_the_first_step_is_not_lost(start, tmp_path):
     """The launcher holds it back until the run listens; one step is then done, so that every start gets on."""
-    held = "import signal, runpy, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM]);"
-    held += "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    process = start("train_net", *TRAINING, "OUTPUT_DIR", tmp_path, through=["-c", held])
+    process = start("train_net", *TRAINING, "OUTPUT_DIR", tmp_path, through=["-m", "partbox.engine.slurm.task"])
     time.sleep(0.5)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == 75, process.stderr.read().decode()
@@ -174,6 +174,42 @@ def test_a_signal_of_before_ends_what_is_to_end_at_once(tmp_path):
         run()
     assert ended.value.code == 75
     assert not began
+
+
+@pytest.mark.parametrize("more_follows", [False, True])
+def test_a_signal_of_the_last_moment_ends_the_run_where_more_follows(tmp_path, more_follows):
+    def run() -> None:
+        with interruptible(tmp_path, more_follows=more_follows):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    if not more_follows:
+        run()
+        return
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 75
+
+
+def test_what_was_held_back_before_is_held_back_afterwards(tmp_path):
+    """Between two parts of a run nobody listens, and a thread that an earlier part left takes the signal."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    done = threading.Event()
+    threading.Thread(target=done.wait, daemon=True).start()
+    try:
+        hold_signals()
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            with interruptible(tmp_path) as interruption:
+                assert interruption.received == number.name
+        with interruptible(tmp_path) as interruption:
+            assert not interruption.received
+        assert signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        done.set()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGUSR1, handlers[0])
+        signal.signal(signal.SIGTERM, handlers[1])
 
 
 def test_an_error_stays_an_error_and_a_second_signal_does_not_disturb_the_way_out(tmp_path):
@@ -221,6 +257,13 @@ def test_data_workers_are_deaf_to_strangers_and_obey_their_parent(tmp_path):
         assert not stuck._workers[0].is_alive()
         with pytest.raises(RuntimeError):
             list(stuck)
+
+
+def test_data_workers_that_outlive_the_training_do_not_hold_its_folder(tmp_path):
+    with _held(tmp_path, fcntl.LOCK_EX):
+        batches = iter(DataLoader(Slow(), num_workers=1, batch_size=None))
+    with _held(tmp_path, fcntl.LOCK_EX):
+        assert next(batches) == 0
 
 
 class Checkpointer:
@@ -276,6 +319,6 @@ def test_each_start_says_where_it_ran():
     slurm = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "15", "SLURM_RESTART_COUNT": "2"}
     line = start_line(["train_net.py", "A B", "it's"], {**slurm, "SLURM_JOB_NODELIST": "n[1-2]"}, (1, 4))
     assert "job=12_3 requeued=2 nodes=n[1-2]" in line
-    assert "processes=1 part=1/4" in line
+    assert "processes=1 part=1/4 job=12_3" in line
     assert line.endswith("  train_net.py 'A B' 'it'\"'\"'s'\n")
     assert "job=" not in start_line(["x"], {})

@@ -14,6 +14,7 @@ from types import FrameType
 from partbox import processes
 
 from .slurm.requeue import Decision, requeue
+from .slurm.task import Held
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class Interruption:
 
 
 @contextmanager
-def interruptible(folder: str | Path) -> Iterator[Interruption]:
+def interruptible(folder: str | Path, *, more_follows: bool = False) -> Iterator[Interruption]:
     """Around a run: SIGUSR1 and SIGTERM no longer kill it; where it stops is the business of what is inside.
 
     An :class:`Interrupted` that leaves the run ends the process with exit code 75. A job of Slurm goes back to the
@@ -82,17 +83,23 @@ def interruptible(folder: str | Path) -> Iterator[Interruption]:
 
     Args:
         folder: of the run, from which one sees whether it got on.
+        more_follows: another part of the run comes after this one, in every process: a signal that came too late to
+            stop this part ends the run before that one.
     """
     global _listening
     interruption = Interruption()
     before = progress_of(folder)
-    held_back = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     handlers = {number: signal.signal(number, interruption.receive) for number in SIGNALS}
     _listening, listened = True, _listening
+    # a launcher holds signals back that come while the run is importing: now they arrive
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
-        # whoever started the run holds signals back that come while it is importing: now they arrive
-        held_back = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        for handler in handlers.values():
+            while isinstance(handler, Held) and handler.numbers:
+                interruption.receive(handler.numbers.pop(0), None)
         yield interruption
+        if more_follows and processes.any_of(bool(interruption.received)):
+            raise Interrupted("at the end of this part; the same command (--resume) does the rest", together=True)
     except Interrupted as interrupted:
         logger.warning("Stopped by %s: %s", interruption.received or "a signal of another process", interrupted.reached)
 
@@ -105,7 +112,7 @@ def interruptible(folder: str | Path) -> Iterator[Interruption]:
         raise SystemExit(TRY_AGAIN) from None
     finally:
         _listening = listened
-        signal.pthread_sigmask(signal.SIG_SETMASK, held_back)  # until the next part of the run listens
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -17,7 +17,7 @@ KEPT = 2
 class ResumeCheckpoints(hooks.PeriodicCheckpointer):
     """detectron2's checkpoints every ``period`` iterations and at the end, and one when :meth:`save_now` asks for it.
 
-    The newest two are kept, those of earlier starts of the run counted; only the main process writes and deletes.
+    The newest two are kept, those of earlier starts of the run counted; all processes call it.
 
     Args:
         checkpointer: writes them.

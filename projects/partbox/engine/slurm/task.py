@@ -10,13 +10,32 @@ import runpy
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 HELD = (signal.SIGUSR1, signal.SIGTERM)
 
 
+class Held:
+    """A handler that keeps signals for the one who listens next."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        self.numbers.append(number)
+
+
+def hold_signals() -> None:
+    """Block the signals in this thread and those that it makes, and keep what another thread takes all the same."""
+    held = Held()
+    for number in HELD:
+        signal.signal(number, held)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+
 def main(arguments: list[str]) -> None:
     """Run a file or a module with its arguments, as ``__main__``; what it raises is raised."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    hold_signals()
     arguments = arguments[1:] if arguments[:1] == ["-u"] else arguments  # the batch script sets PYTHONUNBUFFERED
     if arguments[:1] == ["-m"] and len(arguments) > 1:
         sys.argv = arguments[1:]

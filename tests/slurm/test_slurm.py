@@ -1,0 +1,216 @@
+"""Jobs on a real Slurm: several nodes, signals and requeueing, arrays, and what the user finds when one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from part_dataset_files import forget_builtin_datasets
+from slurm_jobs import Job
+from small_models import SMALL, small_config
+
+from partbox.engine.build import build_classifier
+from partbox.engine.checkpoint import save_weights
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = REPOSITORY / "configs/example/part_box.yaml"
+CLEAN = "[{'name': 'clean'}]"
+TRAINING = [
+    *SMALL,
+    *["SOLVER.MAX_ITER", "60", "SOLVER.CHECKPOINT_PERIOD", "25", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()"],
+    *["ADVERSARY.OBJECTIVE", "clean", "ROBUST_EVAL.PERTURBATIONS", CLEAN],
+]
+
+
+@pytest.fixture(autouse=True)
+def environment(example_root, monkeypatch, slurm):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    monkeypatch.setenv("PARTBOX_PYTHON", sys.executable)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+
+
+def tool(name: str, *arguments: object, fails: bool = False) -> str:
+    """What a tool says, run here and not as a job."""
+    clean = {key: value for key, value in os.environ.items() if not re.match(r"SLURM_(?!CONF)", key)}
+    command = [sys.executable, str(REPOSITORY / f"tools/{name}.py"), *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=clean)
+    assert bool(ended.returncode) == fails, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def losses(folder: Path) -> dict[int, tuple[float, float, float]]:
+    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return {line["iteration"]: (line["total_loss"], line["loss_class"], line["loss_part"]) for line in lines}
+
+
+def same_weights(one: Path, other: Path, name: str = "model_final.pth") -> bool:
+    first, second = (torch.load(folder / name, weights_only=True)["model"] for folder in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.fixture(scope="module")
+def local(example_root, tmp_path_factory):
+    """Trainings on this machine without Slurm and without interruption, by the number of their processes."""
+    folders = {}
+
+    def train(processes: int) -> Path:
+        if processes not in folders:
+            folders[processes] = tmp_path_factory.mktemp("local") / "run"
+            options = ["--config-file", CONFIG, *TRAINING, "OUTPUT_DIR", folders[processes]]
+            tool("train_net", "--num-gpus", processes, *options)
+        return folders[processes]
+
+    return train
+
+
+def test_a_training_on_two_nodes_equals_two_processes_here(local, tmp_path):
+    options = ["--config-file", CONFIG, *TRAINING]
+    asked = [*options, "--nodes", 2, "--mem", "3000M", "OUTPUT_DIR", tmp_path / "run"]
+    tool("submit_slurm", "train", *asked)
+    job = job_of_submission(tmp_path / "run/slurm")
+    assert job.ended() == "COMPLETED", job.text
+    assert losses(tmp_path / "run") == losses(local(2))
+    assert len(losses(tmp_path / "run")) == 3
+    assert same_weights(tmp_path / "run", local(2))
+    start = (tmp_path / "run/command.txt").read_text()
+    assert re.search(rf"processes=2 job={job.number} requeued=0 nodes=\S+\[?\S*[12]", start)
+    assert "FINISHED" in tool("submit_slurm", "status", tmp_path / "run/slurm")
+    # what --dry-run shows is what sbatch got
+    text = tool(
+        "submit_slurm", "train", *options, "--nodes", 2, "--mem", "3000M", "--dry-run", "OUTPUT_DIR", tmp_path / "run"
+    )
+    assert (tmp_path / f"run/slurm/submitit/{job.number}_submission.sh").read_text().strip() in text
+    assert "Nothing to submit" in tool("submit_slurm", "train", *asked)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "signal", "batch"), [(2, "USR1", True), (1, "TERM", False)], ids=["before-the-limit", "preemption"]
+)
+def test_a_signalled_job_is_requeued_and_ends_in_the_same_bits(sbatch, local, tmp_path, nodes, signal, batch):
+    folder = tmp_path / "run"
+    job = sbatch("train.sbatch", [f"--nodes={nodes}"], "--config-file", CONFIG, *TRAINING, "OUTPUT_DIR", folder)
+    if signal == "USR1":  # while it is importing: one step is done all the same
+        job.until(lambda: "--- start 1" in job.text)
+        job.signal(signal, batch=batch)
+    else:
+        job.until(lambda: (folder / "resume_0000024.pth").exists())
+        job.signal(signal, batch=batch)
+    job.until(lambda: "--- start 2" in job.text)
+    assert job.ended() == "COMPLETED", job.text
+    assert job.text.count("Stopped by SIG") <= 1  # none if it came before Python listens at all
+    assert job.text.count("goes back to the queue: start 2") == 1
+    assert "FAILED: " not in job.text
+    assert same_weights(folder, local(nodes))
+    starts = (folder / "command.txt").read_text().splitlines()
+    assert [re.search(r"job=(\S+) requeued=(\d)", line).groups() for line in starts] == [
+        (job.number, "0"),
+        (job.number, "1"),
+    ]
+    assert json.loads((folder / "results.json").read_text())["results"]["images"] == 22
+
+
+@pytest.fixture
+def runs(example_root, example_dataset, tmp_path):
+    """Folders of two runs of one model, never trained."""
+    forget_builtin_datasets()
+    folders = []
+    for seed in (1, 2):
+        cfg = small_config(example_dataset, "SEED", str(seed), "DATALOADER.NUM_WORKERS", "0")
+        torch.manual_seed(seed)
+        folders.append(tmp_path / f"box-seed{seed}")
+        folders[-1].mkdir()
+        (folders[-1] / "config.yaml").write_text(cfg.dump())
+        save_weights(folders[-1] / "model_final.pth", build_classifier(cfg))
+    forget_builtin_datasets()
+    return folders
+
+
+def test_a_sweep_of_evaluations_is_merged_into_one_file(runs, tmp_path):
+    attack = "{name: pgd, eps: 8/255, steps: 2}"
+    asked = ["--runs", *runs, "--perturbation", "clean", "--perturbation", attack, "--folder", tmp_path / "sweep"]
+    tool("submit_slurm", "sweep", *asked, "--mem", "2500M", "--parallel", 3)
+    job = job_of_submission(tmp_path / "sweep")
+    job.ended()
+    table = tool("submit_slurm", "collect", tmp_path / "sweep")
+    document = json.loads((tmp_path / "sweep/sweep_results.json").read_text())
+    assert not document["missing"], tool("submit_slurm", "status", tmp_path / "sweep")
+    assert [(cell["config"], cell["seed"], cell["perturbation"]) for cell in document["cells"]] == [
+        ("box", seed, kind) for seed in (1, 2) for kind in ("clean", "pgd-eps8_255-steps2")
+    ]
+    here = ["--eval-only", "--config-file", runs[1] / "config.yaml", "MODEL.WEIGHTS", runs[1] / "model_final.pth"]
+    specs = "[{'name': 'pgd', 'eps': '8/255', 'steps': 2}]"
+    tool("train_net", *here, "ROBUST_EVAL.PERTURBATIONS", specs, "OUTPUT_DIR", tmp_path / "here")
+    results = json.loads((tmp_path / "here/results.json").read_text())
+    assert document["cells"][3]["results"] == results["results"]
+    assert document["cells"][3]["provenance"]["versions"] == results["versions"]
+    robust = [cell["results"]["robust_accuracy"]["linf 8/255"] for cell in document["cells"][1::2]]
+    row = next(row for row in document["summary"] if row["metric"] == "robust accuracy, linf 8/255")
+    assert row["mean"] == pytest.approx(sum(robust) / 2)
+    assert list(row["by_seed"].values()) == robust
+    assert "robust accuracy, linf 8/255" in table
+    status = tool("submit_slurm", "status", tmp_path / "sweep")
+    assert status.count("FINISHED") == 4
+
+
+def test_the_reason_of_a_failure_is_found_in_one_place(runs, tmp_path):
+    """Killed for memory; a data set that is gone when the job begins; each said by status, and noted without it."""
+    config = ["--config-file", CONFIG, *TRAINING]
+    lost = ["DATASETS.TRAIN", f"('{tmp_path}/lost.json',)"]
+    jobs = {}
+    for name, memory, options in (("memory", "150M", []), ("config", "2500M", lost)):
+        tool("submit_slurm", "train", *config, "--mem", memory, *options, "OUTPUT_DIR", tmp_path / name)
+        jobs[name] = job_of_submission(tmp_path / name / "slurm")
+    reasons = {"memory": "out of memory", "config": r"PartDatasetError: .*lost\.json"}
+    for name, job in jobs.items():
+        assert job.ended() != "COMPLETED", job.text
+        status = tool("submit_slurm", "status", tmp_path / name / "slurm")
+        assert re.search(rf"{name}: {reasons[name]}", status), status
+        assert str(job.log) in status
+        noted = (tmp_path / name / "slurm/failures" / f"{job.number}.txt").read_text()
+        assert re.search(reasons[name], noted)
+        assert re.search(f"FAILED: {reasons[name]}", job.text)
+
+
+def test_a_broken_configuration_is_refused_before_anything_is_submitted(runs, tmp_path):
+    config = ["--config-file", CONFIG, "OUTPUT_DIR", tmp_path / "run"]
+    said = tool("submit_slurm", "train", *config, "SOLVER.BASE_RL", "1", fails=True)
+    assert "did you mean SOLVER.BASE_LR" in said
+    assert "Traceback" not in said
+    said = tool("submit_slurm", "train", *config, "--partition", "nowhere", fails=True)
+    assert "SlurmError: sbatch refuses" in said
+    assert "partition" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run/slurm/submissions.json").exists()
+
+
+def test_a_cancelled_job_leaves_no_half_written_file_and_is_not_requeued(sbatch, tmp_path):
+    folder = tmp_path / "run"
+    often = [*TRAINING, "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.MAX_ITER", "150"]
+    job = sbatch("train.sbatch", [], "--config-file", CONFIG, *often, "OUTPUT_DIR", folder)
+    job.until(lambda: (folder / "resume_0000003.pth").exists())
+    subprocess.run(["scancel", job.number], check=True)
+    assert job.ended() == "CANCELLED"
+    assert job.fields["Restarts"] == "0"
+    for path in folder.glob("*.pth"):
+        assert torch.load(path, weights_only=True)["model"], path
+    last = folder / (folder / "last_checkpoint").read_text()
+    assert last.is_file()
+    for line in (folder / "metrics.json").read_text().splitlines():
+        json.loads(line)
+    (folder / ".results.json.x.tmp").write_text("what a kill might have left")
+    tool("train_net", "--resume", "--config-file", CONFIG, *often, "OUTPUT_DIR", folder)
+    assert (folder / "results.json").is_file()
+    assert not list(folder.rglob("*.tmp"))
+
+
+def job_of_submission(folder: Path) -> Job:
+    """The one job of a submission."""
+    number = json.loads((folder / "submissions.json").read_text())["submissions"][0]["job"]
+    return Job(number, folder / "logs" / f"{number}.log")
