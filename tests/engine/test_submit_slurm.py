@@ -281,6 +281,8 @@ def test_only_the_last_start_counts(tmp_path):
     log = tmp_path / "job.log"
     log.write_text("--- start 1 of job 3 on n1\nValueError: long ago\n--- start 2 of job 3 on n1\nRuntimeError: now\n")
     assert error_in(tail_of(log)) == "RuntimeError: now"
+    log.write_text("--- start 1 of job 3 on n1\nValueError: long ago\n--- start 2 of job 3 on n1\nall is well\n")
+    assert error_in(tail_of(log)) is None
     assert error_in("all is well: no Error here\n") is None
     assert tail_of(tmp_path / "none") == ""
 
