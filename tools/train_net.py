@@ -55,10 +55,12 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
 from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfitting
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
+from partbox.engine.hooks.metric_writers import MetricWriters
+from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.validation import ValidationUnderAttack
 from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.parts_of_work import add_part_argument
-from partbox.engine.run_folder import run_folder, writers
+from partbox.engine.run_folder import run_folder
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.engine.training_records import training_records
@@ -129,12 +131,12 @@ def train(cfg: CfgNode, *, resume: bool) -> str:
             CatastrophicOverfitting(probe, period=cfg.ADVERSARY.PROBE_PERIOD) if probe is not None else None,
             validation,
             BestWeights(cfg.OUTPUT_DIR, kept, validation),
-            hooks.PeriodicCheckpointer(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=2, file_prefix="resume"),
+            MetricWriters(cfg),
+            ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
     if start < cfg.SOLVER.MAX_ITER:
-        trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20)])
         trainer.read_from(build_training_batches(cfg, records, start))
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     best, final = Path(cfg.OUTPUT_DIR) / BEST, Path(cfg.OUTPUT_DIR) / FINAL

@@ -1,0 +1,104 @@
+"""Training batches of detectors: detectron2's samplers, from any batch on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from torch.utils.data import Sampler
+
+from partbox.data.loader import Key, SampleLoader, build_loader
+
+from .checks import ConfigError
+from .detectors import is_segmenter, mapper_of
+
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+
+
+class SampledBatches(Sampler[list[Key]]):
+    """Endless batches of what a sampler gives, from batch ``start`` on.
+
+    The sampler always runs from its beginning, so that the batches are those of a run that was never interrupted,
+    images that wait for others of their group included; the images of the batches before ``start`` are not read.
+
+    Args:
+        indices: of records, endless, the same at each iteration over them.
+        batch_size: images of a batch.
+        groups: of each record: a batch holds images of one group only. None = any.
+        start: number of the first batch.
+    """
+
+    def __init__(
+        self, indices: Iterable[int], batch_size: int, *, groups: Sequence[int] | None = None, start: int = 0
+    ) -> None:
+        self.indices, self.batch_size, self.groups, self.start = indices, batch_size, groups, start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        waiting: defaultdict[int, list[Key]] = defaultdict(list)
+        number = 0
+        for position, index in enumerate(self.indices):
+            group = 0 if self.groups is None else self.groups[index]
+            waiting[group].append((index, position))
+            if len(waiting[group]) == self.batch_size:
+                batch = waiting.pop(group)
+                if number >= self.start:
+                    yield batch
+                number += 1
+
+
+def build_detector_batches(cfg: CfgNode, records: list[dict[str, Any]], start: int = 0) -> SampleLoader:
+    """Endless training batches from batch ``start`` on, as the keys of ``DATALOADER`` say.
+
+    Raises:
+        ConfigError: a sampler that is none of ``SAMPLERS``, or a setting that does not fit it or the dataset.
+    """
+    seed = max(cfg.SEED, 0)
+    batches = SampledBatches(
+        _sampler(cfg, records, seed), cfg.SOLVER.IMS_PER_BATCH, groups=_aspect_groups(cfg, records), start=start
+    )
+    return build_loader(records, mapper_of(cfg, is_train=True), batches, seed=seed, workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def check_sampler(cfg: CfgNode) -> None:
+    """Raises ConfigError where ``DATALOADER.SAMPLER_TRAIN`` is none of ``SAMPLERS``."""
+    if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
+        raise ConfigError(
+            f"DATALOADER.SAMPLER_TRAIN must be one of {', '.join(SAMPLERS)}, not {cfg.DATALOADER.SAMPLER_TRAIN!r} "
+            "(detectron2's Weighted... samplers weigh several datasets, and training reads one)"
+        )
+
+
+def _sampler(cfg: CfgNode, records: Sequence[dict[str, Any]], seed: int) -> Iterable[int]:
+    check_sampler(cfg)
+    node, name = cfg.DATALOADER, cfg.DATASETS.TRAIN[0]
+    if not records:
+        raise ConfigError(f"DATASETS.TRAIN: no image of {name} has an object to train on")
+    sampler: Iterable[int] = TrainingSampler(len(records), seed=seed)
+    if node.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        if not all("annotations" in record for record in records):
+            raise ConfigError(f"DATALOADER.SAMPLER_TRAIN {node.SAMPLER_TRAIN} counts objects, and {name} has none")
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            records, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT
+        )
+        sampler = RepeatFactorTrainingSampler(factors, seed=seed)
+    if node.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
+        ratio = node.RANDOM_SUBSET_RATIO
+        if not 0 < ratio <= 1 or int(len(records) * ratio) < 1:
+            raise ConfigError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} leaves no image, or more than {name} has")
+        sampler = RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
+    return sampler
+
+
+def _aspect_groups(cfg: CfgNode, records: Sequence[dict[str, Any]]) -> list[int] | None:
+    """detectron2's two groups, wide images and the others; None for segmenters, whose images are all of one size."""
+    if not cfg.DATALOADER.ASPECT_RATIO_GROUPING or is_segmenter(cfg):
+        return None
+    if not all("width" in record and "height" in record for record in records):
+        raise ConfigError(
+            f"DATALOADER.ASPECT_RATIO_GROUPING needs the sizes of images, and {cfg.DATASETS.TRAIN[0]} has records "
+            "without: set it False"
+        )
+    return [int(record["width"] <= record["height"]) for record in records]
