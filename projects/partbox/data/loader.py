@@ -179,6 +179,7 @@ def build_loader(
         num_workers=workers,
         collate_fn=_as_list,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each pass over a loader would draw from torch's global one
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import Sampler
 
 from partbox.data.loader import Key, SampleLoader, build_loader
@@ -15,7 +15,9 @@ from partbox.data.loader import Key, SampleLoader, build_loader
 from .checks import ConfigError
 from .detectors import is_segmenter, mapper_of
 
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+# Not detectron2's Weighted... samplers, which weigh several datasets and look at all of their images;
+# nor its RandomSubsetTrainingSampler, for which it has no key.
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 class SampledBatches(Sampler[list[Key]]):
@@ -66,8 +68,7 @@ def check_sampler(cfg: CfgNode) -> None:
     """Raises ConfigError where ``DATALOADER.SAMPLER_TRAIN`` is none of ``SAMPLERS``."""
     if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
         raise ConfigError(
-            f"DATALOADER.SAMPLER_TRAIN must be one of {', '.join(SAMPLERS)}, not {cfg.DATALOADER.SAMPLER_TRAIN!r} "
-            "(detectron2's Weighted... samplers weigh several datasets, and training reads one)"
+            f"DATALOADER.SAMPLER_TRAIN must be one of {', '.join(SAMPLERS)}, not {cfg.DATALOADER.SAMPLER_TRAIN!r}"
         )
 
 
@@ -84,11 +85,6 @@ def _sampler(cfg: CfgNode, records: Sequence[dict[str, Any]], seed: int) -> Iter
             records, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT
         )
         sampler = RepeatFactorTrainingSampler(factors, seed=seed)
-    if node.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
-        ratio = node.RANDOM_SUBSET_RATIO
-        if not 0 < ratio <= 1 or int(len(records) * ratio) < 1:
-            raise ConfigError(f"DATALOADER.RANDOM_SUBSET_RATIO {ratio} leaves no image, or more than {name} has")
-        sampler = RandomSubsetTrainingSampler(len(records), ratio, seed_shuffle=seed, seed_subset=seed)
     return sampler
 
 
