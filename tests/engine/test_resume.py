@@ -63,6 +63,14 @@ def killed_before_the_end(whole: Path, folder: Path) -> Path:
 
 
 @pytest.fixture
+def run_training(run_tool, monkeypatch):
+    """``tools/train_net.py`` without what comes after the training."""
+    monkeypatch.setattr("partbox.report.learning_curves.save_learning_curves", lambda _: None)
+    monkeypatch.setattr("partbox.engine.evaluate.evaluate_and_save", lambda *_, **__: None)
+    return lambda *arguments: run_tool("train_net", *arguments)
+
+
+@pytest.fixture
 def warned():
     """What the checkpointer warns of; a tool's log does not reach pytest's."""
     messages: list[str] = []
@@ -77,11 +85,9 @@ def warned():
     log.removeHandler(handler)
 
 
-def test_truncated_anywhere_the_newest_checkpoint_gives_way_to_the_one_before(run_tool, tmp_path, warned, monkeypatch):
-    monkeypatch.setattr("partbox.report.learning_curves.save_learning_curves", lambda _: None)
-    monkeypatch.setattr("partbox.engine.evaluate.evaluate_and_save", lambda *_, **__: None)
+def test_truncated_anywhere_the_newest_checkpoint_gives_way_to_the_one_before(run_training, tmp_path, warned):
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    run_tool("train_net", *TINY, "OUTPUT_DIR", whole)
+    run_training(*TINY, "OUTPUT_DIR", whole)
     draw = random.Random(0)
     size = (whole / "resume_0000005.pth").stat().st_size
     for length in (0, size - 1, *(draw.randrange(1, size - 1) for _ in range(18))):
@@ -89,7 +95,7 @@ def test_truncated_anywhere_the_newest_checkpoint_gives_way_to_the_one_before(ru
         assert newest.name == "resume_0000005.pth"
         newest.write_bytes(newest.read_bytes()[:length])
         warned.clear()
-        run_tool("train_net", *TINY, "--resume", "OUTPUT_DIR", folder)
+        run_training(*TINY, "--resume", "OUTPUT_DIR", folder)
         (warning,) = warned
         assert "resume_0000005.pth cannot be read" in warning
         assert "going on from resume_0000003.pth" in warning
@@ -99,7 +105,7 @@ def test_truncated_anywhere_the_newest_checkpoint_gives_way_to_the_one_before(ru
         shutil.rmtree(folder)
 
 
-def test_one_checkpoint_back_ends_in_the_same_bits_and_the_same_log(run_tool, tmp_path):
+def test_one_checkpoint_back_ends_in_the_same_bits_and_the_same_log(run_training, tmp_path):
     """Under attack, with averaged weights and validations before, between and after the checkpoints."""
     options = [
         *[*SMALL, "SOLVER.MAX_ITER", "28", "SOLVER.CHECKPOINT_PERIOD", "6", "TEST.EVAL_PERIOD", "9"],
@@ -125,24 +131,27 @@ def test_one_checkpoint_back_ends_in_the_same_bits_and_the_same_log(run_tool, tm
         ],
     ]
     whole, folder = tmp_path / "whole", tmp_path / "run"
-    run_tool("train_net", *options, "OUTPUT_DIR", whole)
+    run_training(*options, "OUTPUT_DIR", whole)
     assert [path.name for path in resumable_files(whole)] == ["resume_final.pth"] + [
         f"resume_00000{n}.pth" for n in (23, 17)
     ]
     assert {8, 17} & set(metrics(whole)), "no validation between two lines"
     newest = killed_before_the_end(whole, folder)
     newest.write_bytes(b"")
-    run_tool("train_net", *options, "--resume", "OUTPUT_DIR", folder)
+    run_training(*options, "--resume", "OUTPUT_DIR", folder)
     assert_same_end(folder, whole, (*END, "model_best.pth"))
     assert metrics(folder) == metrics(whole)
-    # and back to the first of the two, which the log had left behind before line 20
-    shutil.rmtree(folder)
-    killed_before_the_end(whole, folder)
-    (folder / "last_checkpoint").write_text("resume_0000017.pth")
-    run_tool("train_net", *options, "--resume", "OUTPUT_DIR", folder)
-    assert_same_end(folder, whole, (*END, "model_best.pth"))
-    assert metrics(folder) == metrics(whole)
-    assert len(resumable_files(folder)) == 3
+    # killed when the log had no line yet, and when it had one that tells of iterations 8, 15, 17 and 19
+    for checkpoint, has_lines in (("resume_0000017.pth", False), ("resume_0000023.pth", True)):
+        shutil.rmtree(folder)
+        killed_before_the_end(whole, folder)
+        (folder / "last_checkpoint").write_text(checkpoint)
+        if not has_lines:
+            (folder / "metrics.json").write_text("")
+        run_training(*options, "--resume", "OUTPUT_DIR", folder)
+        assert_same_end(folder, whole, (*END, "model_best.pth"))
+        assert metrics(folder) == metrics(whole)
+        assert len(resumable_files(folder)) == 3
 
 
 class Code:
@@ -384,6 +393,19 @@ def test_checkpoints_of_earlier_starts_do_not_pile_up(tracked, tmp_path):
         assert [path.name for path in resumable_files(tmp_path)] == [
             f"resume_{n:07d}.pth" for n in (start + 3, start + 1)
         ]
+
+
+def test_a_later_checkpoint_that_is_left_over_costs_none_of_those_on_the_way_to_it(tracked, tmp_path):
+    """Such as that of a run that was told to go on from an earlier one."""
+    trainer, checkpointer = tracked()
+    for name in ("resume_0000099.pth", "resume_final.pth"):
+        shutil.copy(tmp_path / "resume_0000003.pth", tmp_path / name)
+    hook = ResumeCheckpoints(checkpointer, 2)
+    trainer.register_hooks([hook])
+    hook.max_iter, trainer.iter = 100, 5
+    hook.after_step()
+    left = ["resume_final.pth", "resume_0000099.pth", "resume_0000005.pth", "resume_0000003.pth"]
+    assert [path.name for path in resumable_files(tmp_path)] == left
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_none_of_the_old(tracked, tmp_path, monkeypatch):
