@@ -30,10 +30,9 @@ import logging
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_train_loader
+from detectron2.data import MetadataCatalog
 from detectron2.engine import hooks
 from detectron2.solver import build_lr_scheduler
-from detectron2.utils.env import seed_all_rng
 
 import partbox
 from partbox.attacks import AttackError
@@ -43,6 +42,7 @@ from partbox.engine.allocator import keep_freed_memory
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError, device_of, value_of
+from partbox.engine.detector_batches import build_detector_batches, check_sampler
 from partbox.engine.detector_dry_run import detector_plan
 from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
@@ -57,12 +57,13 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
+from partbox.engine.hooks.metric_writers import MetricWriters
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.interruption import Interruption, interruptible
 from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_apart, train_together
 from partbox.engine.parts_of_work import add_part_argument
-from partbox.engine.run_folder import evaluation_folder, training_folder, writers
+from partbox.engine.run_folder import evaluation_folder, training_folder
 from partbox.engine.setup import load_config
 from partbox.engine.trainer import TrainingDiverged
 from partbox.engine.training_records import detector_training_records
@@ -126,55 +127,31 @@ def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> Non
     """Train on ``DATASETS.TRAIN``; leaves the weights in ``OUTPUT_DIR``."""
     records = detector_training_records(cfg)
     check_classes(cfg, cfg.DATASETS.TRAIN[0])
-    seed_all_rng(max(cfg.SEED, 0))
+    check_sampler(cfg)
     model = build_detector(cfg, cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_EXCEPT).train()
     optimizer = build_optimizer(cfg, model)
-    # with the configuration, so that the keys of DATALOADER count: samplers, grouping by aspect ratio
-    loader = build_detection_train_loader(cfg, mapper=mapper_of(cfg, is_train=True), dataset=records)
     adversary = cfg.ADVERSARY
     free = {"threat": threat_model(cfg), "replays": adversary.REPLAYS} if adversary.OBJECTIVE == "free" else {}
     trainer = DetectorTrainer(
-        model, loader, optimizer, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED, **free
+        model, (), optimizer, seed=max(cfg.SEED, 0), mixed_precision=cfg.SOLVER.AMP.ENABLED, **free
     )
-    scheduler = build_lr_scheduler(cfg, optimizer)
-    checkpointer = RunCheckpointer(
-        model,
-        cfg.OUTPUT_DIR,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        progress=_Iteration(trainer),
-        scaler=trainer.scaler,
-    )
-    start = trainer.iter + 1 if resume and checkpointer.resume() else 0
+    checkpointer = RunCheckpointer(model, cfg.OUTPUT_DIR, trainer=trainer)
     checkpoints = ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
     trainer.register_hooks(
         [
-            hooks.LRScheduler(optimizer, scheduler),
+            hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
+            MetricWriters(cfg),
             checkpoints,
             StopOnSignal(checkpoints, signals),
-            hooks.PeriodicWriter(writers(cfg, start), period=20) if is_main() else None,
         ]
     )
+    start = trainer.iter + 1 if resume and checkpointer.resume() else 0
     if start < cfg.SOLVER.MAX_ITER:
+        trainer.read_from(build_detector_batches(cfg, records, start // trainer.replays))
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     if is_main():
         names = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes)
         save_weights(Path(cfg.OUTPUT_DIR) / FINAL, model, class_names=names)
-
-
-class _Iteration:
-    """The trainer's iteration as something that a checkpoint keeps."""
-
-    def __init__(self, trainer: DetectorTrainer) -> None:
-        self.trainer = trainer
-
-    def state_dict(self) -> dict[str, int]:
-        """The iteration that was finished last."""
-        return {"iteration": self.trainer.iter}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after it."""
-        self.trainer.iter = state["iteration"]
 
 
 def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:

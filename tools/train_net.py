@@ -59,6 +59,7 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL, BestWeights
 from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfitting
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
+from partbox.engine.hooks.metric_writers import MetricWriters
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.hooks.validation import ValidationUnderAttack
@@ -66,7 +67,7 @@ from partbox.engine.interruption import Interruption, interruptible
 from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_apart, train_together
 from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.parts_of_work import add_part_argument
-from partbox.engine.run_folder import evaluation_folder, training_folder, writers
+from partbox.engine.run_folder import evaluation_folder, training_folder
 from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.engine.training_records import training_records
@@ -158,13 +159,13 @@ def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> Non
             CatastrophicOverfitting(probe, period=cfg.ADVERSARY.PROBE_PERIOD) if probe is not None else None,
             validation,
             BestWeights(cfg.OUTPUT_DIR, kept, validation),
+            MetricWriters(cfg),
             checkpoints,
             StopOnSignal(checkpoints, signals),
         ]
     )
     start = trainer.iter + 1 if resume and checkpointer.resume() else 0
     if start < cfg.SOLVER.MAX_ITER:
-        trainer.register_hooks([hooks.PeriodicWriter(writers(cfg, start), period=20) if is_main() else None])
         trainer.read_from(build_training_batches(cfg, records, start))
         trainer.train(start, cfg.SOLVER.MAX_ITER)
     if not is_main():

@@ -17,7 +17,7 @@ from partbox.engine.build import (
     check_supervision,
     check_true_parts,
 )
-from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, load_weights, read_checkpoint, save_weights
+from partbox.engine.checkpoint import CheckpointError, load_weights, read_checkpoint, save_weights
 from partbox.engine.checks import ConfigError
 from partbox.engine.dry_run import plan
 from partbox.engine.evaluate import evaluate_and_save
@@ -309,18 +309,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_resuming_needs_a_checkpoint_made_for_it(example_dataset, tmp_path):
-    model = build_classifier(small_config(example_dataset))
-    tracked = torch.nn.Linear(1, 1)
-    checkpointer = RunCheckpointer(model, str(tmp_path), trainer=tracked)
-    assert checkpointer.resume() is False
-    checkpointer.save("resume_1")
-    assert checkpointer.resume() is True
-    RunCheckpointer(model, str(tmp_path)).save("resume_2")
-    with pytest.raises(CheckpointError, match="'trainer'"):
-        checkpointer.resume()
 
 
 def test_optimizer_groups(example_dataset):

@@ -196,11 +196,6 @@ def test_a_run_starts_from_the_weights_that_it_names(run, tmp_path):
     assert trained == {f"roi_heads.box_predictor.{layer}.weight" for layer in ("cls_score", "bbox_pred")}
 
 
-def test_the_sampler_is_the_one_that_the_key_names(run, tmp_path):
-    with pytest.raises(ValueError, match="Unknown training sampler: NoSuchSampler"):
-        run("faster_rcnn", *SHORT, "DATALOADER.SAMPLER_TRAIN", "NoSuchSampler", "OUTPUT_DIR", tmp_path / "run")
-
-
 def test_a_dry_run_needs_no_data(run, tmp_path, monkeypatch, capsys):
     run("mask_rcnn", *SHORT, "--dry-run", "--dry-run-size", "64", "OUTPUT_DIR", tmp_path / "run")
     plan = capsys.readouterr().out

@@ -17,6 +17,7 @@ import yaml
 from config_reads import dotted, record_reads
 from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
+from nested_differences import differences
 from part_dataset_files import forget_builtin_datasets
 from small_models import DETECTOR_MODELS, MODELS, SMALL
 
@@ -293,22 +294,6 @@ def test_a_part_that_is_none_is_refused(run, tmp_path, part):
         run("--eval-only", f"--part={part}", *SHORT, "OUTPUT_DIR", tmp_path)
     with pytest.raises(ConfigError, match="--eval-only"):
         run("--part=0/2", *SHORT, "OUTPUT_DIR", tmp_path)
-
-
-def differences(one, other, path: str = "") -> list[str]:
-    """Where two nested checkpoints differ in any bit."""
-    if isinstance(one, dict):
-        if one.keys() != other.keys():
-            return [path]
-        return [place for key in one for place in differences(one[key], other[key], f"{path}/{key}")]
-    if isinstance(one, (list, tuple)):
-        if len(one) != len(other):
-            return [path]
-        return [
-            place for i, pair in enumerate(zip(one, other, strict=True)) for place in differences(*pair, f"{path}/{i}")
-        ]
-    same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-    return [] if same else [path]
 
 
 def own_keys() -> set[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from partbox.attacks import PGD, PartPGD, ThreatModel, parse_eps
-from partbox.data.loader import build_test_loader, build_training_loader, subset
+from partbox.data.loader import build_test_loader, build_training_loader, share_records, subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.data.part_map import is_supervised
 from partbox.data.pseudo_labels import is_predicted
@@ -399,6 +399,8 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
     if isinstance(model, PartClassifier):
         check_true_parts(model, records, "DATASETS.VALIDATION")
     mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=maps_needed)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    shared = share_records(records, workers)
     attack = None
     if cfg.ADVERSARY.OBJECTIVE != "clean":
         attack = PGD(threat_model(cfg), cfg.ADVERSARY.VALIDATION_STEPS)
@@ -407,7 +409,7 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
     mine = range(rank(), -(-len(records) // size), world_size())  # whole batches: the same numbers as in one process
 
     def measure() -> ValidationResult:
-        loader = build_test_loader(records, mapper, batch_size=size, workers=cfg.DATALOADER.NUM_WORKERS, batches=mine)
+        loader = build_test_loader(shared, mapper, batch_size=size, workers=workers, batches=mine)
         return validate(model, loader, attack, shared=True)
 
     return measure

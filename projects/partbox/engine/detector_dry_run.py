@@ -19,6 +19,7 @@ from partbox.data import PartDatasetError
 
 from .build import build_optimizer, perturbations_of
 from .checks import ConfigError
+from .detector_batches import check_sampler
 from .detector_training import DetectorTrainer
 from .detectors import (
     build_detector,
@@ -48,6 +49,7 @@ def detector_plan(cfg: CfgNode, *, size: int = 256) -> str:
         TrainingDiverged: the loss is not finite.
     """
     _check_known_classes(cfg)
+    check_sampler(cfg)
     weights = cfg.MODEL.WEIGHTS if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).is_file() else ""
     model = build_detector(cfg, weights, cfg.MODEL.WEIGHTS_EXCEPT if weights else ())
     mapper_of(cfg, is_train=True)

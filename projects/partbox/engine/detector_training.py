@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from detectron2.engine import TrainerBase
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from torch import Tensor, nn
 
 from partbox.attacks import ThreatModel
 from partbox.modeling.synchronised_batch_norm import average_running_statistics
-from partbox.processes import averaged_by_name, rank
+from partbox.processes import averaged_by_name, gathered, rank, world_size
 
-from .trainer import TrainingDiverged, mixed_precision_type, shared_step
+from .trainer import SEED_STRIDE, TrainingDiverged, mixed_precision_type, shared_step, step_seed
 
 Sample = dict[str, Any]
 
@@ -27,13 +28,15 @@ class DetectorTrainer(TrainerBase):
     one. The first replay starts from uniform noise. Pixels are in [0, 1] at the size and in the channel order that the
     network sees. Of several processes, each has its share of every batch.
 
+    Every random number of a step follows from (seed, iteration), so a run continues bit for bit from a checkpoint.
+
     Args:
         model: gives a dict of losses in training mode.
-        batches: endless.
+        batches: endless; see :meth:`read_from`.
         optimizer: over the model's parameters.
         threat: linf; None trains on clean images.
         replays: of each batch, with a threat model.
-        seed: of the noise.
+        seed: of the noise, and of all that draws from torch's global generator (proposals, denoising queries, dropout).
         mixed_precision: run the forward pass in bfloat16, or in float16 with loss scaling where the device has no
             bfloat16.
 
@@ -67,6 +70,10 @@ class DetectorTrainer(TrainerBase):
         self._batch: Sequence[Sample] = ()
         self._deltas: list[Tensor] = []
 
+    def read_from(self, batches: Iterable[Sequence[Sample]]) -> None:
+        """Set where batches come from: endless, beginning with that of the first iteration to run."""
+        self._batches = iter(batches)
+
     def before_train(self) -> None:
         super().before_train()
         self.model.train()
@@ -78,12 +85,15 @@ class DetectorTrainer(TrainerBase):
             TrainingDiverged: the loss is not finite.
             RuntimeError: no loss of the batch depends on the weights.
         """
-        if self.iter % self.replays == 0 or not self._batch:
+        is_new = self.iter % self.replays == 0
+        if is_new or not self._batch:
             self._batch = next(self._batches)
+        if is_new or not self._deltas:  # a resumed run brings those of the batch that is being replayed
             first = rank() * len(self._batch)
             self._deltas = [self._noise(sample, place) for place, sample in enumerate(self._batch, start=first)]
         leaves = [self._leaf(sample, delta) for sample, delta in zip(self._batch, self._deltas, strict=True)]
         samples = [{**sample, "image": leaf * 255} for sample, leaf in zip(self._batch, leaves, strict=True)]
+        torch.manual_seed(step_seed(self.seed, self.iter))
         with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
             losses = self._step(samples)
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
@@ -109,11 +119,43 @@ class DetectorTrainer(TrainerBase):
             self._deltas = [(delta + eps * _sign(leaf)).clamp(-eps, eps) for delta, leaf in moved]
         self.storage.put_scalars(**values, total_loss=sum(values.values()))
 
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().state_dict()
+        normalizers = {
+            name: module.loss_normalizer for name, module in self._normalized() if hasattr(module, "loss_normalizer")
+        }
+        shares = gathered(self._deltas if self.threat is not None else [])
+        return state | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "normalizers": gathered(normalizers),  # each process has its own
+            "perturbations": [delta for share in shares for delta in share],  # of the whole batch
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.scaler.load_state_dict(state_dict["scaler"])
+        whole = list(state_dict["perturbations"])
+        images = len(whole) // world_size()
+        self._deltas = whole[rank() * images : (rank() + 1) * images]
+        of_each = state_dict["normalizers"]
+        normalizers = of_each[rank()] if len(of_each) == world_size() else of_each[0]
+        for name, module in self._normalized():
+            if name in normalizers:
+                module.loss_normalizer = normalizers[name]
+            elif hasattr(module, "loss_normalizer"):
+                del module.loss_normalizer
+
+    def _normalized(self) -> list[tuple[str, nn.Module]]:
+        """Modules that divide their loss by a running mean, a plain number that their state dict does not have."""
+        return [(name, module) for name, module in self.model.named_modules() if isinstance(module, DenseDetector)]
+
     def _noise(self, sample: Sample, place: int) -> Tensor:
         image = sample["image"]
         if self.threat is None:
             return torch.zeros(image.shape)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.iter) * 4096 + place)
+        generator = torch.Generator().manual_seed((self.seed * SEED_STRIDE + self.iter) * 4096 + place)
         return (torch.rand(image.shape, generator=generator) * 2 - 1) * self.threat.eps
 
     def _leaf(self, sample: Sample, delta: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
 from partbox.processes import is_main, on_main, rank, world_size
 
+from .checkpoint import resumable_files
 from .checks import ConfigError
 from .slurm.job import own_job
 
@@ -39,7 +40,7 @@ environment.txt       versions and hardware of the last start
 metrics.json          one JSON object a line: losses, eps, learning rate, validation
 events.out.*          the same for TensorBoard (tensorboard --logdir .)
 learning_curves.png   the same as a picture
-resume_*.pth          to continue from (--resume)
+resume_*.pth          to continue from (--resume); *.damaged could not be read
 model_best.pth        weights with the best validation under attack
 model_final.pth       weights at the end
 results.json          the evaluation: accuracies, threat models, seeds, versions, configuration
@@ -120,7 +121,7 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
                 f"{folder} holds the results of another evaluation or training run: choose another OUTPUT_DIR"
             )
         return
-    if (folder / "last_checkpoint").exists():
+    if (folder / "last_checkpoint").exists() or resumable_files(folder):
         if not resume:
             raise ConfigError(
                 f"{folder} holds a training run already: add --resume to continue it, or choose another OUTPUT_DIR"
@@ -238,7 +239,7 @@ def _describe(folder: Path, cfg: CfgNode, config_name: str, part: tuple[int, int
 
 
 def _drop_metrics_from(path: Path, iteration: int) -> None:
-    """Forget what an interrupted run logged after its last checkpoint: those iterations run again."""
+    """Forget what an interrupted run logged from this iteration on: it will be logged again."""
     if not path.exists():
         return
     kept = []
@@ -253,7 +254,7 @@ def _drop_metrics_from(path: Path, iteration: int) -> None:
 
 
 def writers(cfg: CfgNode, start: int) -> list[EventWriter]:
-    """Log lines with the time left, ``metrics.json``, and TensorBoard, for a run that begins at iteration ``start``."""
+    """Log lines with the time left, ``metrics.json``, TensorBoard; what they tell of ``start`` and later is dropped."""
     metrics = Path(cfg.OUTPUT_DIR) / METRICS
     _drop_metrics_from(metrics, start)
     return [

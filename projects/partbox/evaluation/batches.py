@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from partbox.data.loader import build_test_loader
+from partbox.data.loader import build_test_loader, share_records
 
 from .subject import Batch, Mapper
 
@@ -46,6 +46,7 @@ class RecordBatches:
         if batch_size < 1:
             raise ValueError(f"a batch has at least one image, not {batch_size}")
         self.records, self.mapper, self.batch_size, self.workers = records, mapper, batch_size, workers
+        self._shared = share_records(records, workers)  # once, not for each perturbation
 
     def __len__(self) -> int:
         return -(-len(self.records) // self.batch_size)
@@ -57,7 +58,7 @@ class RecordBatches:
 
     def load(self, numbers: Sequence[int], mapper: Mapper) -> Iterable[Batch]:
         return build_test_loader(
-            self.records, mapper, batch_size=self.batch_size, workers=self.workers, batches=numbers
+            self._shared, mapper, batch_size=self.batch_size, workers=self.workers, batches=numbers
         )
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from detectron2.engine import hooks
 
-from partbox import processes
+from ..checkpoint import PREFIX, RunCheckpointer
 
-from ..checkpoint import RunCheckpointer
-
-PREFIX = "resume"
 KEPT = 2
 
 
 class ResumeCheckpoints(hooks.PeriodicCheckpointer):
     """detectron2's checkpoints every ``period`` iterations and at the end, and one when :meth:`save_now` asks for it.
 
-    The newest two are kept, those of earlier starts of the run counted; all processes call it.
+    The newest two of the folder are kept, and an older one is deleted after the new one is complete. detectron2's own
+    hook knows those alone that it has written itself, so each start of a run would leave two behind.
 
     Args:
         checkpointer: writes them.
@@ -25,18 +23,13 @@ class ResumeCheckpoints(hooks.PeriodicCheckpointer):
     """
 
     def __init__(self, checkpointer: RunCheckpointer, period: int) -> None:
-        kept = KEPT if processes.is_main() else None  # who writes them deletes them
-        super().__init__(checkpointer, period, max_to_keep=kept, file_prefix=PREFIX)
+        super().__init__(checkpointer, period, file_prefix=PREFIX)
         self.every = period
 
-    def before_train(self) -> None:
-        super().before_train()
-        earlier = sorted(Path(self.checkpointer.save_dir).glob(f"{PREFIX}_{'[0-9]' * 7}.pth"))
-        earlier = [path for path in earlier if _iteration(path) < self.trainer.start_iter]
-        self.recent_checkpoints = [str(path) for path in earlier[-KEPT:]]
-        if processes.is_main():
-            for path in earlier[:-KEPT]:
-                path.unlink()
+    def step(self, iteration: int, **kwargs: Any) -> None:
+        super().step(iteration, **kwargs)
+        if (iteration + 1) % self.period == 0:
+            self.checkpointer.drop_older(iteration, keep=KEPT)
 
     def save_now(self) -> str:
         """Have a checkpoint of this iteration, after its step; the name of its file."""
@@ -46,7 +39,3 @@ class ResumeCheckpoints(hooks.PeriodicCheckpointer):
             self.step(iteration)
             self.period = self.every
         return f"{PREFIX}_{iteration:07d}.pth"
-
-
-def _iteration(path: Path) -> int:
-    return int(path.stem.removeprefix(f"{PREFIX}_"))
