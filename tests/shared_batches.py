@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
+from small_detectors import detector_config
 from small_models import DETECTOR_MODELS, MODELS, small_config
 
 from partbox import processes
@@ -25,7 +26,11 @@ from partbox.engine.build import (
     build_optimizer,
     build_training_batches,
     build_validation,
+    threat_model,
 )
+from partbox.engine.detector_batches import build_detector_batches
+from partbox.engine.detector_training import DetectorTrainer
+from partbox.engine.detectors import build_detector, records_of
 from partbox.engine.hooks.best_checkpoint import BestWeights
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.validation import ValidationUnderAttack
@@ -96,6 +101,39 @@ def train(root: Path, options: list[str], folder: Path) -> dict[str, Any]:
     }
 
 
+DETECTORS: dict[str, list[str]] = {
+    "retinanet": ["MODEL.BACKBONE.FREEZE_AT", "0"],
+    "faster_rcnn": ["ADVERSARY.OBJECTIVE", "free", "ADVERSARY.EPS", "8/255", "ADVERSARY.REPLAYS", "2"],
+}
+
+
+def train_detector(root: Path, name: str) -> dict[str, Any]:
+    """Train one of detectron2's detectors for a few steps; what came of it."""
+    cfg = detector_config(name, "SOLVER.MAX_ITER", str(STEPS), *DETECTORS[name], root=root)
+    records = records_of(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
+    model = build_detector(cfg)
+    free = {"threat": threat_model(cfg), "replays": 2} if cfg.ADVERSARY.OBJECTIVE == "free" else {}
+    trainer = DetectorTrainer(model, (), build_optimizer(cfg, model), seed=3, **free)
+    seen: list[list[str]] = []
+
+    def noted(batches: Any) -> Any:
+        for batch in batches:
+            seen.append([sample["file_name"] for sample in batch])
+            yield batch
+
+    trainer.read_from(noted(build_detector_batches(cfg, records)))
+    trainer.train(0, STEPS)
+    state = trainer.state_dict()
+    losses = {name: value for name, (value, _) in trainer.storage.latest().items() if "loss" in name}
+    return {
+        "model": {key: value.clone() for key, value in model.state_dict().items()},
+        "images": seen,
+        "losses": losses,
+        "perturbations": state["perturbations"],
+        "normalizers": state["normalizers"],
+    }
+
+
 def without_parts(record: dict[str, Any]) -> dict[str, Any]:
     """The record of an image whose parts nobody has labelled."""
     return {**record, "annotations": [], "part_labels": "none"}
@@ -125,6 +163,7 @@ def in_process(rank: int, root: Path, output: Path, number: int) -> None:
     comm.create_local_process_group(number)
     assert processes.world_size() == number
     found = {case: train(root, options, output / "runs") for case, options in CASES.items()}
+    found |= {name: train_detector(root, name) for name in DETECTORS}
     torch.save(found, output / f"process{rank}.pt")
     dist.destroy_process_group()
 

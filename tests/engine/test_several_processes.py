@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
-from shared_batches import CASES, STEPS, train
+from shared_batches import CASES, DETECTORS, STEPS, train, train_detector
 
 TESTS = Path(__file__).resolve().parents[1]
 EXACT = [name for name, options in CASES.items() if "synchronised" in options]
@@ -99,3 +99,21 @@ def test_a_checkpoint_of_free_training_holds_the_whole_batch(runs, alone):
     for run in runs:
         same(run["free"]["objective"], expected, 1e-6)
     assert len(expected["delta"]) == 8
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_processes_share_the_batches_of_a_detector_and_end_with_one_model(runs, alone, example_root, name):
+    first, second = (run[name] for run in runs)
+    same(first["model"], second["model"])
+    assert first["losses"] == second["losses"]
+    one = train_detector(example_root, name)
+    assert [a + b for a, b in zip(first["images"], second["images"], strict=True)] == one["images"]
+    assert {len(images) for images in first["images"]} == {2}
+    for run in (first, second):  # a checkpoint holds the whole batch's, in its order
+        assert [delta.shape for delta in run["perturbations"]] == [delta.shape for delta in one["perturbations"]]
+        for found, expected in zip(run["perturbations"], one["perturbations"], strict=True):
+            # one step from the same noise, along the sign of a gradient of slightly other weights: detectron2's losses
+            # divide by the numbers of each process
+            assert float((found == expected).float().mean()) > 0.5
+    assert len(first["normalizers"]) == 2
+    assert first["normalizers"] == second["normalizers"]
