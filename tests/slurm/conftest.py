@@ -17,6 +17,8 @@ from slurm_jobs import Job
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PRIVATE = REPOSITORY / "scripts/slurm/private_slurm.sh"
+# Tests that are killed leave no Slurm behind.
+WATCH = 'while kill -0 "$1"; do sleep 1; done >/dev/null 2>&1; bash "$2" stop "$3" >/dev/null 2>&1; rm -rf "$3"'
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 
 
@@ -39,6 +41,9 @@ def slurm() -> Iterator[None]:
         pytest.skip(f"no Slurm is running, and to start one {', '.join(missing)} must be installed")
     folder = tempfile.mkdtemp(prefix="slurm-")  # short: unix sockets lie in it
     before = os.environ.get("SLURM_CONF")
+    watcher = subprocess.Popen(
+        ["bash", "-c", WATCH, "watch", str(os.getpid()), PRIVATE, folder], start_new_session=True
+    )
     try:
         started = subprocess.run(["bash", PRIVATE, "start", folder], capture_output=True, text=True, timeout=120)
         if started.returncode:
@@ -52,6 +57,8 @@ def slurm() -> Iterator[None]:
             os.environ["SLURM_CONF"] = before
         subprocess.run(["bash", PRIVATE, "stop", folder], capture_output=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
+        watcher.kill()
+        watcher.wait()
 
 
 @pytest.fixture
