@@ -429,14 +429,6 @@ def test_a_checkpoint_that_cannot_be_written_costs_none_of_the_old(tracked, tmp_
     }
 
 
-def test_what_a_killed_process_had_begun_to_write_is_deleted(tracked, tmp_path):
-    (tmp_path / ".resume_0000005.pth.abc123.tmp").write_bytes(b"half")
-    (tmp_path / ".metrics.json.abc123.tmp").write_bytes(b"half")
-    tracked()[1].resume()
-    assert not (tmp_path / ".resume_0000005.pth.abc123.tmp").exists()
-    assert (tmp_path / ".metrics.json.abc123.tmp").exists()
-
-
 def test_every_process_gathers_its_state_and_the_main_one_writes(tracked, tmp_path):
     """A state dict that talks to the other processes would wait for them for ever."""
     trainer, checkpointer = tracked()

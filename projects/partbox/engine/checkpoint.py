@@ -256,7 +256,6 @@ class RunCheckpointer(DetectionCheckpointer):
                 continue
             for damaged, reason in failures:
                 _set_aside(damaged, reason, instead=path)
-            self._tidy()
             self.tag_last_checkpoint(path.name)
             return path
         if failures:
@@ -275,11 +274,6 @@ class RunCheckpointer(DetectionCheckpointer):
             if not isinstance(contents.get(key), dict):
                 raise DamagedCheckpoint(f"has no entry {key!r}: it is not one to resume from")
         return contents
-
-    def _tidy(self) -> None:
-        """Delete what a killed process had written of a checkpoint."""
-        for path in Path(self.save_dir).glob(f".{PREFIX}_*.pth.*.tmp"):
-            path.unlink()
 
     def _load_all(self, contents: Mapping[str, Any], path: Path) -> None:
         """Load the model and everything tracked, or nothing.
