@@ -113,7 +113,7 @@ def _draw(axes: Axes, summary: Summary, title: str, threat: str | None) -> None:
         means = [statistics.fmean(values) for _, values in points]
         axes.plot([hours for hours, _ in points], means, marker + line, color=color, label=label)
     axes.set(xlabel="hours of labelling parts", ylabel="accuracy", title=title)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1)  # matplotlib's own margin is one of the data's range, without the zero
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
 
