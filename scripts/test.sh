@@ -34,7 +34,7 @@ check "ruff format" "$VENV/bin/ruff" format --check --output-format concise .
 check "mypy" "$VENV/bin/mypy"
 CORES="$(env -u OMP_NUM_THREADS nproc)" # nproc would answer with the number of threads
 PROCESSES="${PARTBOX_TEST_PROCESSES:-$((CORES < 4 ? CORES : 4))}"
-check "pytest" "$VENV/bin/python" -m pytest -n "$PROCESSES" --dist loadfile "$@"
+check "pytest" "$VENV/bin/python" -m pytest -n "$PROCESSES" --dist loadfile --no-loadscope-reorder "$@"
 
 if ((${#FAILED[@]})); then
     printf '\nFAILED: %s. Wall time %d min %d s.\n' "$(IFS=,; echo "${FAILED[*]}")" $((SECONDS / 60)) $((SECONDS % 60))

@@ -20,6 +20,7 @@ import torch
 from small_models import SMALL
 from torch.utils.data import DataLoader
 
+from partbox.engine.checkpoint import RunCheckpointer
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.interruption import Interrupted, Interruption, interruptible
@@ -266,20 +267,16 @@ def test_data_workers_that_outlive_the_training_do_not_hold_its_folder(tmp_path)
         assert next(batches) == 0
 
 
-class Checkpointer:
-    """Remembers what it is told to save."""
-
-    path_manager = SimpleNamespace(exists=lambda path: Path(path).exists(), rm=lambda path: Path(path).unlink())
+class Checkpointer(RunCheckpointer):
+    """Remembers what it was told to save, and saves it."""
 
     def __init__(self, folder: Path) -> None:
-        self.save_dir, self.saved = str(folder), []
+        super().__init__(torch.nn.Linear(1, 1), str(folder))
+        self.saved: list[str] = []
 
-    def save(self, name: str, **_: object) -> None:
+    def save(self, name: str, **facts: object) -> None:
         self.saved.append(name)
-        Path(self.save_dir, f"{name}.pth").write_text("")
-
-    def get_checkpoint_file(self) -> str:
-        return str(Path(self.save_dir, f"{self.saved[-1]}.pth"))
+        super().save(name, **facts)
 
 
 def trained(hook: StopOnSignal, iterations: range, interruption: Interruption, signal_at: int) -> None:

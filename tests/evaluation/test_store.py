@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -253,3 +254,18 @@ def test_damaged_pictures_are_made_again(tmp_path, caplog, damage):
     assert (tmp_path / "process-0-of-1.jsonl").read_bytes() == before
     for name, arrays in first.examples.items():
         np.testing.assert_array_equal(again.examples[name]["images"], arrays["images"])
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs processes that are forked")
+def test_a_data_worker_that_outlives_the_store_does_not_hold_its_file(tmp_path):
+    store = RecordStore(tmp_path)
+    worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    worker.start()
+    try:
+        with pytest.raises(RecordsError, match="another process"):
+            RecordStore(tmp_path)
+        store.close()
+        RecordStore(tmp_path).close()
+    finally:
+        worker.kill()
+        worker.join()

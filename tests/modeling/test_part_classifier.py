@@ -260,7 +260,7 @@ FROM_CLEAN = ["MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE", "True"]
         ([*MODELS["two_head_decoder"], "MODEL.PART.EXTRACTOR.NAME", "oracle"], "reads a segmenter"),
         ([*MODELS["two_head_decoder"], "INPUT.SIZE", "(16, 16)"], "6 x 6 cells"),
         (["MODEL.PART.BACKBONE.TIMM_NAME", "resnet999"], "timm has no network"),
-        (["MODEL.PART.BATCH_NORM", "off"], "train or frozen"),
+        (["MODEL.PART.BATCH_NORM", "off"], "train, synchronised or frozen"),
         (["MODEL.PART.LOSS_RESOLUTION", "half"], "image or evidence"),
         (["MODEL.PART.LOSS_WEIGHT", "1.5"], r"\[0, 1\]"),
         (["INPUT.FORMAT", "BGR"], "RGB"),

@@ -63,6 +63,7 @@ class RecordStore:
     def close(self) -> None:
         """Let go of this process's file."""
         if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
             self._file.close()
             self._file = None
 
