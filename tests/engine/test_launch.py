@@ -137,6 +137,31 @@ def test_when_one_process_of_an_evaluation_dies_the_others_finish_and_the_same_c
     assert results_of(tmp_path / "two") == results_of(tmp_path / "one")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_one_who_started_the_processes_ends_all_with_a_checkpoint(start, tmp_path, number):
+    long = [*RUN, "SOLVER.MAX_ITER", "5000", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()"]
+    command = [TOOL, "--num-gpus", 2, *long, "OUTPUT_DIR", tmp_path]
+    process = start(*command)
+    log = tmp_path / "log.txt"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and "Starting training" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    code, _, err = finished(process)
+    assert code == 75, err[-3000:]
+    last = (tmp_path / "last_checkpoint").read_text()
+    assert (tmp_path / last).is_file()
+    assert log.read_text().count("Stopped by SIG") == 1
+    assert not list(tmp_path.glob(".*.tmp"))
+    resumed = int(last.removeprefix("resume_").removesuffix(".pth")) + 1
+    again = start(*command, "--resume")
+    while f"Starting training from iteration {resumed}" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    again.send_signal(number)
+    assert finished(again)[0] == 75
+    assert f"Starting training from iteration {resumed}" in log.read_text()
+
+
 def test_what_all_processes_find_wrong_is_said_once(start, tmp_path):
     (tmp_path / "last_checkpoint").write_text("resume_0000001.pth")
     code, out, err = finished(start(TOOL, "--num-gpus", 2, *RUN, "OUTPUT_DIR", tmp_path))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -328,6 +329,7 @@ def _signals_forwarded() -> Iterator[None]:
                 if child.pid is not None:
                     os.kill(child.pid, got.si_signo)
 
+    resource_tracker.ensure_running()  # multiprocessing's helper; starting it would unblock SIGTERM again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     thread = threading.Thread(target=forward, name="signals", daemon=True)
     thread.start()

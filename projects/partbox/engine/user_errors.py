@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -34,5 +35,8 @@ def errors_as_sentences(errors: Errors, rank: int = 0) -> Iterator[None]:
     except errors as problem:
         if rank == 0:
             sys.exit(sentence_of(problem))
+        # whoever started the processes ends this one with SIGTERM, which may have been held back
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         time.sleep(PATIENCE)
         sys.exit(f"process {rank}: {sentence_of(problem)}")
