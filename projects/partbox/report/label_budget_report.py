@@ -113,7 +113,8 @@ def _draw(axes: Axes, summary: Summary, title: str, threat: str | None) -> None:
         means = [statistics.fmean(values) for _, values in points]
         axes.plot([hours for hours, _ in points], means, marker + line, color=color, label=label)
     axes.set(xlabel="hours of labelling parts", ylabel="accuracy", title=title)
-    axes.set_ylim(0, 1.08 * axes.dataLim.y1)  # matplotlib's own margin is one of the data's range, without the zero
+    # matplotlib's own margin is one of the data's range, without the zero
+    axes.set_ylim(0, 1.08 * axes.dataLim.y1 if axes.dataLim.y1 > 0 else 1)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
 
