@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--skip-pgd", action="store_true")
     parser.add_argument("--skip-autoattack", action="store_true")
     parser.add_argument(
-        "--accelerated", action="store_true", help="AutoAttack folded, in bfloat16 and compiled as well"
+        "--accelerated", action="store_true", help="AutoAttack in bfloat16 and compiled as well"
     )
     return parser.parse_args()
 
