@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -186,9 +187,36 @@ def test_srun_gives_a_place_and_jobs_beside_each_other_get_other_ports(monkeypat
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames gpu[07-08]" ] && printf "gpu07\\ngpu08\\n"\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert place_of(SRUN) == Place(rank=2, processes=4, local_rank=0, address="gpu07", port=15007)
-    assert place_of({**SRUN, "SLURM_JOB_ID": "20008"}).port == 15008
+    assert place_of(SRUN) == Place(rank=2, processes=4, local_rank=0, address="gpu07", port=18007)
+    assert place_of({**SRUN, "SLURM_JOB_ID": "20008"}).port == 18008
     assert place_of({**SRUN, "MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(2, 4, 0, "a", 7)
+    ports = {place_of({**SRUN, "SLURM_JOB_ID": str(job), "MASTER_ADDR": "a"}).port for job in range(40_000)}
+    assert (min(ports), max(ports)) == (15000, 31999)  # Linux hands out those from 32768 on
+
+
+def test_processes_of_which_one_has_no_gpu_are_told_so(tmp_path):
+    """MODEL.DEVICE auto takes the CPU where no GPU is shown, and the others would wait for hours."""
+    code = (
+        "import sys; from partbox.engine.launch import Place, _process_group;"
+        "rank, port, device = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]\n"
+        "with _process_group(Place(rank, 2, rank, '127.0.0.1', port), device): print('together')"
+    )
+    for devices in (("cpu", "cpu"), ("cpu", "cuda")):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pair = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(rank), str(port), device], stdout=-1, stderr=-1, text=True
+            )
+            for rank, device in enumerate(devices)
+        ]
+        said = [process.communicate(timeout=120) for process in pair]
+        if devices[0] == devices[1]:
+            assert [out for out, _ in said] == ["together\n"] * 2, said
+        else:
+            assert re.search(r"process 0 has cpu on \S+, and process 1 has cuda on \S+: ask for a GPU", said[0][1])
+            assert all(process.returncode for process in pair)
 
 
 def test_a_batch_script_and_a_single_task_are_on_their_own():

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import launch as launch_with_detectron2
 from detectron2.utils import comm
+from torch.distributed.rendezvous import rendezvous
 
 from .checks import ConfigError
 from .interruption import SIGNALS
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 Function = Callable[..., None]
 TIMEOUT = timedelta(hours=2)  # the longest wait for another process: for one that reads a large dataset, or validates
-FIRST_PORT, PORTS = 15000, 20000  # of jobs under Slurm, where nobody gives one: below the ports that systems hand out
+FIRST_PORT, PORTS = 15000, 17000  # of jobs under Slurm, where nobody gives one: below the ports that systems hand out
 
 
 @dataclass(frozen=True)
@@ -293,13 +295,19 @@ def _prepare_children(number: int, device: str) -> None:
 def _process_group(place: Place, device: str) -> Iterator[None]:
     _choose_gpu(place.local_rank, device)
     try:
+        url = f"tcp://{place.address}:{place.port}"
+        store, _, _ = next(rendezvous(url, place.rank, place.processes, timeout=TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        _check_same_device(store, place, device)
         dist.init_process_group(
             "gloo" if device == "cpu" else "nccl",
-            init_method=f"tcp://{place.address}:{place.port}",
+            store=dist.PrefixStore("processes", store),
             rank=place.rank,
             world_size=place.processes,
             timeout=TIMEOUT,
         )
+    except ConfigError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the processes do not find each other at {place.address}:{place.port} ({error}): is the port taken? set "
@@ -309,6 +317,18 @@ def _process_group(place: Place, device: str) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _check_same_device(store: dist.Store, place: Place, device: str) -> None:
+    """Refuse processes of which some have a GPU: they would wait for each other's messages for hours."""
+    store.set(f"device of {place.rank}", f"{device.split(':')[0]} on {socket.gethostname()}")
+    devices = [store.get(f"device of {rank}").decode() for rank in range(place.processes)]
+    others = [rank for rank, one in enumerate(devices) if one.split()[0] != devices[0].split()[0]]
+    if others:
+        raise ConfigError(
+            f"process 0 has {devices[0]}, and process {others[0]} has {devices[others[0]]}: ask for a GPU for each, "
+            "leave out the node that shows none (--exclude), or say MODEL.DEVICE"
+        )
 
 
 @contextmanager
