@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -37,11 +38,14 @@ SHORT = [
         ("retinanet", ANCHORS),  # divides its loss by a running mean that is no weight
         ("faster_rcnn", FREE),  # iteration 4 is the second replay of a batch
         ("dino", SMALL_TRANSFORMER),
+        ("faster_rcnn", ["SOLVER.AMP.ENABLED", "True"]),  # in float16, which scales its losses
     ],
-    ids=["faster_rcnn", "retinanet", "free", "dino"],
+    ids=["faster_rcnn", "retinanet", "free", "dino", "float16"],
 )
 def test_an_interrupted_training_ends_in_the_same_bits(run_tool, tmp_path, monkeypatch, name, options):
     monkeypatch.setattr("partbox.engine.evaluate.evaluate_subject", lambda *_, **__: None)
+    monkeypatch.setattr("partbox.engine.detector_training.mixed_precision_type", lambda _: torch.float16)
+    monkeypatch.setattr("torch.amp.GradScaler", partial(torch.amp.GradScaler, init_scale=64.0, growth_interval=3))
     config = ["--config-file", REPOSITORY / f"configs/car_parts/{name}.yaml", *SHORT, *options]
     whole, folder = tmp_path / "whole", tmp_path / "run"
     run_tool("train_detector", *config, "OUTPUT_DIR", whole)
@@ -59,6 +63,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(run_tool, tmp_path, monke
         assert differences(one, other) == [], file
     assert len(one["trainer"]["normalizers"]) == 1, "one process"
     assert bool(one["trainer"]["normalizers"][0]) == (name == "retinanet")
+    assert one["trainer"]["scaler"].get("scale") == (256.0 if "SOLVER.AMP.ENABLED" in options else None)
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn", "maskdino", "dino"])

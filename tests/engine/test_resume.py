@@ -9,6 +9,7 @@ import pickle
 import random
 import shutil
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -377,6 +378,31 @@ def test_optimizer_averages_and_loss_scale_come_back(tracked):
     assert (other.passes, other.iter, other._scaler.get_scale()) == (77, 5, 1024.0)
     assert differences(other.state_dict(), trainer.state_dict()) == []
     assert other.optimizer.state_dict()["state"] != {}
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_mixed_precision_goes_on_in_the_same_bits_with_its_loss_scale(run_training, tmp_path, monkeypatch, precision):
+    """float16, which GPUs without bfloat16 need, scales its losses; here the scale doubles every third iteration."""
+    monkeypatch.setattr("partbox.engine.trainer.mixed_precision_type", lambda _: precision)
+    scaler = partial(torch.amp.GradScaler, init_scale=1024.0, growth_interval=3)
+    monkeypatch.setattr("torch.amp.GradScaler", scaler)
+    options = [*TINY, "SOLVER.AMP.ENABLED", "True"]
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    run_training(*options, "OUTPUT_DIR", whole)
+    run_training(*TINY, "OUTPUT_DIR", tmp_path / "single")
+    weights = [load(path / "model_final.pth") for path in (whole, tmp_path / "single")]
+    assert differences(*weights) != [], "the precision is another one"
+    newest = killed_before_the_end(whole, folder)
+    newest.write_bytes(b"")
+    scale = load(folder / "resume_0000003.pth")["trainer"]["scaler"]
+    if precision == torch.float16:
+        assert (scale["scale"], scale["_growth_tracker"]) == (2048.0, 1)
+    else:
+        assert scale == {}
+    run_training(*options, "--resume", "OUTPUT_DIR", folder)
+    assert_same_end(folder, whole)
+    with pytest.raises(ConfigError, match=r"SOLVER\.AMP\.ENABLED"):
+        run_training(*TINY, "--resume", "OUTPUT_DIR", folder)
 
 
 def test_checkpoints_of_earlier_starts_do_not_pile_up(tracked, tmp_path):
