@@ -21,7 +21,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
 
 from partbox.evaluation.record_files import RecordsError, read_object, writing
-from partbox.files import write_lines, write_text
+from partbox.files import lock, write_lines, write_text
 from partbox.processes import is_main, on_main, rank, world_size
 
 from .checkpoint import resumable_files
@@ -72,6 +72,12 @@ def _flat(node: dict, without: tuple[str, ...], prefix: str = "") -> dict[str, o
             continue
         values.update(_flat(value, without, f"{name}.") if isinstance(value, dict) else {name: value})
     return values
+
+
+def settings_of(text: str, without: tuple[str, ...]) -> dict[str, object]:
+    """A configuration of a file (YAML) by dotted key, less some; nothing where it holds no mapping."""
+    values = yaml.safe_load(text)
+    return _flat(values, without) if isinstance(values, dict) else {}
 
 
 def _plain(cfg: CfgNode) -> dict:
@@ -208,18 +214,14 @@ def _held(folder: Path, kind: int) -> Iterator[None]:
     """The folder made and locked, as ``fcntl`` names the kinds of locks."""
     with writing(folder, "a run"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115 closed below, with what is locked
-    with lock:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"another process is writing to {folder}: wait for it, or choose another OUTPUT_DIR"
-            ) from None
+        file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 closed below, with what is locked
+    with file:
+        if not lock(file, kind | fcntl.LOCK_NB):
+            raise ConfigError(f"another process is writing to {folder}: wait for it, or choose another OUTPUT_DIR")
         try:
             yield
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
+            lock(file, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
 
 
 def _start_log(folder: Path, number: int) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from partbox.files import lock
+
 from .found_parts import FoundPart
 from .record_files import RecordsError, writing
 
@@ -33,13 +35,9 @@ class FoundPartStore:
         with writing(self.path, "found parts"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 closed by close()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             self._file.close()
-            raise RecordsError(
-                f"another process is writing to {self.path}: wait for it, or choose another folder"
-            ) from None
+            raise RecordsError(f"another process is writing to {self.path}: wait for it, or choose another folder")
         try:
             self._read(json.loads(json.dumps(stamp, default=str)))
         except BaseException:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from partbox.files import write_text
+from partbox.files import lock, write_text
 
 from .record_files import RecordsError, read_arrays, read_object, write_arrays, writing
 from .records import Record
@@ -63,7 +63,7 @@ class RecordStore:
     def close(self) -> None:
         """Let go of this process's file."""
         if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
+            lock(self._file, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
             self._file.close()
             self._file = None
 
@@ -108,13 +108,9 @@ class RecordStore:
         """Open for appending, after cutting off the line that a kill left half-written."""
         with writing(path):
             file = io.FileIO(path, "ab")  # without a buffer: what is written has left this process
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
             file.close()
-            raise RecordsError(
-                f"another process is writing to {path}: wait for it, or give each its own part"
-            ) from None
+            raise RecordsError(f"another process is writing to {path}: wait for it, or give each its own part")
         whole = path.read_bytes().rfind(b"\n") + 1
         os.truncate(path, whole)
         return file
@@ -143,12 +139,22 @@ class RecordStore:
 
     def finished(self) -> dict[Unit, list[Record]]:
         """All finished batches of all processes."""
+        self._sync()
         found = dict(self._memory)
         if self.folder is not None:
             for path in sorted(self.folder.glob(RECORDS)):
                 for unit, records in _batches_of(path).items():
                     found.setdefault(unit, records)
         return found
+
+    def _sync(self) -> None:
+        """Put this process's records where others see them: a file system of a network waits with that.
+
+        Of two processes that end at once and then look at each other's, one must see everything: it writes the results.
+        """
+        if self._file is not None:
+            with writing(self._path):
+                os.fsync(self._file.fileno())
 
     def save_examples(self, perturbation: str, examples: Examples) -> None:
         """Keep the arrays of a few images for pictures, whole or not at all.
@@ -179,7 +185,7 @@ def _locked(folder: Path) -> Iterator[None]:
     with writing(folder):
         file = open(folder / ".lock", "ab")  # noqa: SIM115 closed below; only opening it is "writing"
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, fcntl.LOCK_EX)
         yield
 
 
