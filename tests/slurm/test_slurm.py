@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -18,15 +19,30 @@ from small_models import SMALL, small_config
 
 from partbox.engine.build import build_classifier
 from partbox.engine.checkpoint import save_weights
+from partbox.engine.slurm.collect import collect
+from partbox.engine.slurm.plan import load_plan
+from partbox.engine.slurm.status import status_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs/example/part_box.yaml"
+NORMAL = REPOSITORY / "configs/example/normal.yaml"
 CLEAN = "[{'name': 'clean'}]"
 TRAINING = [
     *SMALL,
     *["SOLVER.MAX_ITER", "60", "SOLVER.CHECKPOINT_PERIOD", "25", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()"],
     *["ADVERSARY.OBJECTIVE", "clean", "ROBUST_EVAL.PERTURBATIONS", CLEAN],
 ]
+
+
+VALIDATED = {
+    **{"SOLVER.MAX_ITER": "120", "SOLVER.CHECKPOINT_PERIOD": "10", "TEST.EVAL_PERIOD": "10"},
+    **{
+        "DATASETS.VALIDATION": "('example_val',)",
+        "ADVERSARY.VALIDATION_STEPS": "1",
+        "ADVERSARY.VALIDATION_IMAGES": "4",
+    },
+}
+SET_BY_SWEEP = ("SEED", "ROBUST_EVAL.PERTURBATIONS")
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +176,118 @@ def test_a_sweep_of_evaluations_is_merged_into_one_file(runs, tmp_path):
     assert status.count("FINISHED") == 4
 
 
+def test_a_sweep_trains_evaluates_and_merges_and_the_same_command_repeats_what_failed(tmp_path):
+    """One training is requeued, and its evaluation waits; one is cancelled, and its best weights are no results."""
+    folder = tmp_path / "sweep"
+    options = {**dict(zip(TRAINING[::2], TRAINING[1::2], strict=True)), **VALIDATED}
+    given = [word for key, value in options.items() if key not in SET_BY_SWEEP for word in (key, value)]
+    asked = ["sweep", "--configs", NORMAL, CONFIG, "--seeds", 1, "--perturbation", "{name: pgd, eps: 8/255, steps: 2}"]
+    asked += ["--folder", folder, "--mem", "2500M", *given]
+    tool("submit_slurm", *asked)
+    trainings, evaluations = jobs_of(folder)
+    one, two = (Job(f"{trainings}_{task}", folder / f"logs/{trainings}_{task}.log") for task in (0, 1))
+    one.until(lambda: "--- start 1" in one.text)
+    time.sleep(1)
+    one.signal("USR1", batch=True)
+    two.until(lambda: (folder / "runs/part_box-seed1/model_best.pth").exists())
+    subprocess.run(["scancel", two.number], check=True)
+    assert one.ended() == "COMPLETED", one.text
+    assert "--- start 2" in one.text
+    assert two.ended() == "CANCELLED"
+    Job(evaluations, folder / "x").ended()
+    kind = "pgd-eps8_255-steps2"
+    statuses = {one.name: one for one in status_of(folder, load_plan(folder))}
+    assert {name: one.state for name, one in statuses.items()} == {
+        "normal-seed1": "FINISHED",
+        "part_box-seed1": "FAILED",
+        f"normal-seed1--{kind}": "FINISHED",
+        f"part_box-seed1--{kind}": "FAILED",
+    }
+    assert statuses["part_box-seed1"].reason == "it was cancelled"
+    assert statuses["normal-seed1"].starts in (1, 2)  # 1 where the signal came before Python listens
+    assert "SlurmError: the training has not finished" in statuses[f"part_box-seed1--{kind}"].reason
+    (missing,) = collected(folder)["missing"]
+    assert missing["reason"] == "its training part_box-seed1 failed: it was cancelled"
+
+    said = tool("submit_slurm", *asked)
+    last, waiting = jobs_of(folder)[2:]
+    assert f"job {last}: part_box-seed1\n" in said
+    assert f"job {waiting}: part_box-seed1--{kind}\n" in said
+    assert Job(waiting, folder / f"logs/{waiting}.log").ended() == "COMPLETED"
+    document = collected(folder)
+    assert not document["missing"]
+    assert not document["warnings"]
+    results = [(cell["config"], cell["results"]["images"]) for cell in document["cells"]]
+    assert results == [("normal", 22), ("part_box", 22)]
+    assert {row["metric"] for row in document["summary"]} >= {"robust accuracy, linf 8/255"}
+
+
+def collected(folder: Path) -> dict:
+    cells = load_plan(folder)
+    return collect(folder, cells, status_of(folder, cells))
+
+
+def has_gpus() -> bool:
+    return "gpu" in subprocess.run(["sinfo", "--noheader", "--format=%G"], capture_output=True, text=True).stdout
+
+
+def test_an_evaluation_by_hand_is_requeued_once_and_counts_no_image_twice(sbatch, runs, tmp_path):
+    """As the comment in eval.sbatch says; both tasks hear the signal, and both want to requeue the job."""
+    attack = [
+        "ROBUST_EVAL.PERTURBATIONS",
+        "[{'name': 'pgd', 'eps': '8/255', 'steps': 60}]",
+        "ROBUST_EVAL.BATCH_SIZE",
+        "1",
+    ]
+    command = ["--config-file", runs[0] / "config.yaml", "MODEL.WEIGHTS", runs[0] / "model_final.pth", *attack]
+    gpus = ["--gpus-per-task=1"] if has_gpus() else []
+    job = sbatch("eval.sbatch", ["--ntasks=2", *gpus], *command, "OUTPUT_DIR", tmp_path / "run")
+    records = [tmp_path / f"run/records/process-{process}-of-2.jsonl" for process in (0, 1)]
+    job.until(lambda: all(path.exists() and path.stat().st_size for path in records))
+    job.signal("USR1", batch=False)
+    tool("train_net", "--eval-only", *command, "OUTPUT_DIR", tmp_path / "here")
+    assert job.ended() == "COMPLETED", job.text
+    assert job.fields["Restarts"] == "1"
+    assert "FAILED: " not in job.text
+    starts = (tmp_path / "run/command.txt").read_text().splitlines()
+    places = [re.search(rf"part=(\d/2) job={job.number} requeued=(\d)", line).groups() for line in starts]
+    assert sorted(places) == [("0/2", "0"), ("0/2", "1"), ("1/2", "0"), ("1/2", "1")]
+    assert (tmp_path / "run/records.jsonl").read_bytes() == (tmp_path / "here/records.jsonl").read_bytes()
+    results = [json.loads((tmp_path / name / "results.json").read_text())["results"] for name in ("run", "here")]
+    assert results[0] == results[1]
+
+
+def test_lines_of_a_file_are_an_array_by_hand(sbatch, runs, tmp_path):
+    """As the comment in sweep.sbatch says: one task per GPU, blanks in paths, and a job that gets few variables."""
+    folder = tmp_path / "my sweep"
+    folder.mkdir()
+    lines = []
+    for number, run in enumerate(runs, start=1):
+        words = [
+            "tools/train_net.py",
+            "--eval-only",
+            "--config-file",
+            run / "config.yaml",
+            "ROBUST_EVAL.PERTURBATIONS",
+            CLEAN,
+        ]
+        words += ["MODEL.WEIGHTS", run / "model_final.pth", "OUTPUT_DIR", folder / f"run {number}"]
+        lines.append(shlex.join(map(str, words)))
+    (folder / "commands.txt").write_text("\n".join(lines) + "\n")
+    tasks = "--gpus-per-node=2" if has_gpus() else "--ntasks=2"
+    export = "--export=PATH,HOME,DETECTRON2_DATASETS,PARTBOX_PYTHON,PYTHONWARNINGS"
+    options = ["--array=1-2%2", tasks, export, f"--output={folder}/%A_%a.log"]
+    job = sbatch("sweep.sbatch", options, folder / "commands.txt")
+    job.ended()
+    logs = "".join(path.read_text() for path in folder.glob("*.log"))
+    assert [task["JobState"] for task in job.tasks] == ["COMPLETED"] * 2, logs
+    for number in (1, 2):
+        assert json.loads((folder / f"run {number}/results.json").read_text())["results"]["images"] == 22
+        starts = (folder / f"run {number}/command.txt").read_text()
+        assert sorted(re.findall(rf"part=(\d/2) job={job.number}_{number} ", starts)) == ["0/2", "1/2"]
+        assert len(starts.splitlines()) == 2
+
+
 def test_the_reason_of_a_failure_is_found_in_one_place(runs, tmp_path):
     """Killed for memory; a data set that is gone when the job begins; each said by status, and noted without it."""
     config = ["--config-file", CONFIG, *TRAINING]
@@ -215,3 +343,8 @@ def job_of_submission(folder: Path) -> Job:
     """The one job of a submission."""
     number = json.loads((folder / "submissions.json").read_text())["submissions"][0]["job"]
     return Job(number, folder / "logs" / f"{number}.log")
+
+
+def jobs_of(folder: Path) -> list[str]:
+    """The jobs of a submission, one or an array for each kind of cells."""
+    return [entry["job"] for entry in json.loads((folder / "submissions.json").read_text())["submissions"]]
