@@ -4,10 +4,10 @@ r"""Submit trainings, evaluations and sweeps to Slurm; watch them, and collect t
 Examples:
     # a training on two machines with four GPUs each; it is requeued and continued until it is finished
     python tools/submit_slurm.py train --config-file configs/pascal_part_animals/part_box.yaml \
-        --partition gpu --time 24:00:00 --nodes 2 --gpus-per-node 4 --tasks-per-node 4 OUTPUT_DIR output/part_box
+        --partition gpu --time 24:00:00 --nodes 2 --gpus-per-node 4 --cpus-per-task 8 OUTPUT_DIR output/part_box
 
     # an evaluation, shared by four processes
-    python tools/submit_slurm.py eval --config-file output/part_box/config.yaml --gpus-per-node 4 --tasks-per-node 4 \
+    python tools/submit_slurm.py eval --config-file output/part_box/config.yaml --gpus-per-node 4 \
         MODEL.WEIGHTS output/part_box/model_best.pth OUTPUT_DIR output/part_box_autoattack \
         ROBUST_EVAL.PERTURBATIONS "[{'name': 'autoattack', 'eps': '4/255'}]"
 
@@ -47,8 +47,8 @@ from partbox.engine.slurm.plan import (
     sweep_of_configurations,
     sweep_of_runs,
 )
-from partbox.engine.slurm.site import load_site, parse_options
-from partbox.engine.slurm.status import status_of, to_json
+from partbox.engine.slurm.site import check_time, load_site, parse_options
+from partbox.engine.slurm.status import NO_ANSWER, status_of, to_json
 from partbox.engine.slurm.submission import LOGS, REPOSITORY, Resources, dry_run, submit
 from partbox.engine.user_errors import errors_as_sentences
 from partbox.evaluation.record_files import RecordsError
@@ -136,9 +136,12 @@ def _add_slurm_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(number) for number in text.split(",")]
+        numbers = [int(number) for number in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers with commas between them") from None
+    if min(numbers) < 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: a seed is at least 0, so that it can be given again")
+    return numbers
 
 
 def _positive(text: str) -> int:
@@ -153,7 +156,9 @@ def resources_of(arguments: argparse.Namespace) -> Resources:
     if arguments.signal_seconds:
         options["signal"] = f"B:USR1@{arguments.signal_seconds}"
     options = {**parse_options(arguments.extra, "--extra"), **options}
-    return Resources(load_site(arguments.site), options, parallel=getattr(arguments, "parallel", 0))
+    resources = Resources(load_site(arguments.site), options, parallel=getattr(arguments, "parallel", 0))
+    check_time(resources.all)
+    return resources
 
 
 def plan_of(arguments: argparse.Namespace) -> tuple[Path, list[Cell]]:
@@ -181,6 +186,9 @@ def submit_plan(arguments: argparse.Namespace) -> None:
         return
     save_plan(folder, cells)
     statuses = {status.name: status for status in status_of(folder, cells)}
+    silent = next((status for status in statuses.values() if status.state == NO_ANSWER), None)
+    if silent is not None:  # a second job of the same run would be worse than none
+        raise SlurmError(f"nothing was submitted: job {silent.job} of {silent.name}, {silent.reason}")
     active = {name: status.job for name, status in statuses.items() if status.active}
     left = [cell for cell in cells if cell.name not in active and statuses[cell.name].state != "FINISHED"]
     if not left:

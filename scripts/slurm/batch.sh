@@ -16,12 +16,17 @@ set -a
 source "$SITE" || exit 2
 [[ -z $ASKED_PYTHON ]] || PARTBOX_PYTHON="$ASKED_PYTHON"
 [[ -z $ASKED_STARTS ]] || PARTBOX_MAX_STARTS="$ASKED_STARTS"
-# Threads of each task; srun has not passed the job's CPUs on to its tasks by itself since Slurm 22.05.
-OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
-[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+# Also where the job itself got only a part of the environment (sbatch --export), its tasks need all of this one.
+SLURM_EXPORT_ENV=ALL
 PYTHONUNBUFFERED=1
 set +a
-eval "${PARTBOX_SETUP:-}"
+NOUNSET="$(set +o | grep nounset)"
+set +u # what modules and conda are made of uses variables that nobody has set
+eval "${PARTBOX_SETUP:-}" || {
+    echo "FAILED: PARTBOX_SETUP of $SITE fails on $(hostname): $PARTBOX_SETUP" >&2
+    exit 2
+}
+eval "$NOUNSET"
 PYTHON="${PARTBOX_PYTHON:-$REPO/.venv/bin/python}"
 command -v "$PYTHON" >/dev/null || {
     echo "FAILED: there is no $PYTHON on $(hostname): set PARTBOX_PYTHON in $SITE, or run scripts/setup_env.sh" >&2
@@ -32,11 +37,20 @@ TASK=("$PYTHON" -m partbox.engine.slurm.task)
 # Works also where partbox is not installed into the environment.
 export PYTHONPATH="$REPO/projects:$REPO${PYTHONPATH:+:$PYTHONPATH}"
 
-# One task per GPU, unless the job asks for a number of tasks itself.
+# CPUs of each task; srun has not passed the job's on to its tasks by itself since Slurm 22.05.
+CPUS="${SLURM_CPUS_PER_TASK:-}"
+[[ -z $CPUS ]] || export SRUN_CPUS_PER_TASK="$CPUS"
+# One task per GPU, unless the job says how many. It has the CPUs of one task then, on each node.
 TASKS=()
 if [[ -z ${SLURM_NTASKS:-}${SLURM_NTASKS_PER_NODE:-} && ${SLURM_GPUS_ON_NODE:-0} -gt 1 ]]; then
     TASKS=(--ntasks-per-node="$SLURM_GPUS_ON_NODE" --overcommit)
+    CPUS=$((${SLURM_CPUS_ON_NODE:-1} > SLURM_GPUS_ON_NODE ? SLURM_CPUS_ON_NODE / SLURM_GPUS_ON_NODE : 1))
+    TASKS+=(--cpus-per-task="$CPUS")
+    unset SRUN_CPUS_PER_TASK
+    echo "$SLURM_GPUS_ON_NODE tasks on each node share its ${SLURM_CPUS_ON_NODE:-?} CPUs: with" \
+        "--ntasks-per-node=$SLURM_GPUS_ON_NODE each gets as many as --cpus-per-task says"
 fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${CPUS:-1}}"
 # Lines of several tasks carry their number.
 ((${#TASKS[@]} == 0 && ${SLURM_NTASKS:-1} == 1 && ${SLURM_JOB_NUM_NODES:-1} == 1)) || TASKS+=(--label)
 

@@ -124,7 +124,14 @@ def test_what_slurm_refuses_is_said(scontrol):
     [
         ("RUNNING", 138, "importing\n", True, "goes back to the queue"),  # killed before it listened
         ("RUNNING", 143, "importing\n", True, "goes back to the queue"),
-        ("RUNNING", 137, "Job 7_3 goes back to the queue: start 2\n", False, ""),  # the run did it
+        ("COMPLETING", 137, "Job 7_3 goes back to the queue: start 2\n", False, ""),  # the run did it
+        (
+            "RUNNING",
+            75,
+            "Job 7_3 goes back to the queue: start 2\nx]: Not requeued: scontrol requeue 7_3: disabled\n",
+            False,
+            "signal and not requeued: scontrol requeue 7_3: disabled",
+        ),
         ("RUNNING", 1, "ConfigError: no such key\n", False, "FAILED: ConfigError: no such key"),
         (
             "COMPLETING",
@@ -138,8 +145,8 @@ def test_what_slurm_refuses_is_said(scontrol):
 )
 def test_the_end_of_a_step(scontrol, tmp_path, state, code, log, requeued, said):
     answer = ANSWER.format(job=10, state=state, reason="None", restarts=0, requeue=1)
-    asked = scontrol(answer.replace("/home/me/slurm-7_3.out", str(tmp_path / "job.log")))
-    (tmp_path / "job.log").write_text(f"ValueError: of an earlier start\n--- start 2 of job 7_3 on n1\n{log}")
+    asked = scontrol(answer.replace("/home/me/slurm-7_3.out", str(tmp_path / "my job.log")))
+    (tmp_path / "my job.log").write_text(f"ValueError: of an earlier start\n--- start 2 of job 7_3 on n1\n{log}")
     environment = {**os.environ, **ARRAY, "PARTBOX_SUBMISSION": str(tmp_path)}
     command = [sys.executable, "-m", "partbox.engine.slurm.ended", str(code)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -344,7 +344,7 @@ def test_the_status_of_every_cell_and_what_slurm_forgets(submission):
 
 def test_the_accounting_is_asked_where_the_controller_has_forgotten(submission):
     folder, cells = submission
-    (folder / "bin/scontrol").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "bin/scontrol").write_text("#!/bin/sh\necho 'Invalid job id specified' >&2; exit 1\n")
     lines = "7_0|COMPLETED|0:0|UNLIMITED|1G\n7_1|OUT_OF_MEMORY|0:125|01:00:00|1G\n7_2|CANCELLED by 0|0:0|1|1G\n"
     (folder / "bin/sacct").write_text(f"#!/bin/sh\nprintf '{lines}'\n")
     statuses = status_of(folder, cells)
@@ -356,10 +356,11 @@ def test_the_accounting_is_asked_where_the_controller_has_forgotten(submission):
 # --- what came out --------------------------------------------------------------------------------------------------
 
 
-def results_of(seed: int, accuracy: float) -> dict:
+def results_of(seed: int, accuracy: float, rate: float = 0.1) -> dict:
     entries = {"clean": {"accuracy": 0.9}, "pgd-2 linf 8/255": {"accuracy": accuracy}}
     results = {"by_perturbation": entries, "robust_accuracy": {"linf 8/255": accuracy}, "warnings": []}
-    return {"results": results, "seeds": {"training": seed, "evaluation": 0}, "config_hash": "x"}
+    config = f"SEED: {seed}\nSOLVER:\n  BASE_LR: {rate}\n"
+    return {"results": results, "seeds": {"training": seed, "evaluation": 0}, "config_hash": "x", "config": config}
 
 
 def test_results_are_merged_and_a_failed_cell_is_never_averaged_away(submission, run_tool, capsys):
@@ -380,6 +381,14 @@ def test_results_are_merged_and_a_failed_cell_is_never_averaged_away(submission,
     said = capsys.readouterr().out
     assert "| 2 of 4 (!) | 50.0 ± 35.4 |" in said
     assert "(!) c0 is missing (FAILED): ConfigError: no such key" in said
+    assert document["warnings"] == []
+
+    (Path(cells[2].output) / "results.json").write_text(json.dumps(results_of(2, 0.75, rate=0.2)))
+    run_tool("submit_slurm", "collect", folder)
+    different = "c1 and c2 were made with different settings: SOLVER.BASE_LR is 0.1 and 0.2"
+    assert f"(!) {different}" in capsys.readouterr().out
+    document = json.loads((folder / "sweep_results.json").read_text())
+    assert document["warnings"] == [different]
 
     (Path(cells[2].output) / "results.json").write_text(json.dumps(results_of(9, 0.5)))
     with pytest.raises(RuntimeError, match="is of seed 9, and the plan says 2"):

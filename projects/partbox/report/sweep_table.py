@@ -27,7 +27,7 @@ def status_table(statuses: Sequence[Mapping[str, Any]], style: str = "github") -
 
 
 def sweep_table(document: Mapping[str, Any], style: str = "github") -> str:
-    """One row a configuration, perturbation and metric: mean and spread over its seeds; then what is missing.
+    """One row a configuration, perturbation and metric: mean and spread over its seeds; then what is wrong.
 
     Args:
         document: content of ``sweep_results.json``.
@@ -44,5 +44,5 @@ def sweep_table(document: Mapping[str, Any], style: str = "github") -> str:
     table = tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
     notes = [f"(!) {one['name']} is missing ({one['state']}): {one['reason']}" for one in document["missing"]]
     warnings = [f"{cell['name']}: {words}" for cell in document["cells"] for words in cell["results"]["warnings"]]
-    notes += [f"(!) {warning}" for warning in warnings]
+    notes += [f"(!) {warning}" for warning in (*document["warnings"], *warnings)]
     return "\n".join([table, *([""] if notes else []), *notes])

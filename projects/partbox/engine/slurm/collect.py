@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from partbox.evaluation.record_files import RecordsError, read_object
+from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_text
 
 from ..checks import ConfigError
+from ..run_folder import NO_EFFECT, settings_of
 from .plan import Cell
 from .status import CellStatus
 
@@ -21,6 +23,7 @@ SHOWN = 6  # perturbations of one cell that the summary names; a family of corru
 # evaluator's entry, metric, factor to a share
 METRICS = (("bbox", "AP", 0.01), ("segm", "AP", 0.01), ("sem_seg", "mIoU", 1.0), ("part_segmentation", "mIoU", 1.0))
 PROVENANCE = ("created", "config_hash", "dataset", "device", "seeds", "versions", "weights")
+MAY_DIFFER = (*NO_EFFECT, "SEED", "MODEL.WEIGHTS")  # between seeds of one configuration
 
 
 def collect(folder: Path, cells: Sequence[Cell], statuses: Sequence[CellStatus]) -> dict[str, Any]:
@@ -28,16 +31,19 @@ def collect(folder: Path, cells: Sequence[Cell], statuses: Sequence[CellStatus])
 
     Raises:
         ConfigError: no cell has results.
-        RecordsError: results of a cell are damaged, or were made from another configuration than the plan's.
+        RecordsError: results of a cell are damaged, or are of another seed than the plan's; they cannot be written.
     """
     evaluations = [cell for cell in cells if cell.kind == "evaluate"] or list(cells)
     found: list[dict[str, Any]] = []
+    settings: dict[tuple[str, str], dict[str, str]] = {}
     missing: list[dict[str, Any]] = []
     status_of = {status.name: status for status in statuses}
     for cell in evaluations:
         status = status_of[cell.name]
         if cell.finished:
-            found.append(_entry(cell, status))
+            entry, settings_text = _entry(cell, status)
+            found.append(entry)
+            settings.setdefault((cell.config, cell.perturbation), {})[cell.name] = settings_text
         else:
             missing.append({**_identity(cell), "state": status.state, "reason": _why(cell, status, status_of)})
     if not found:
@@ -48,8 +54,10 @@ def collect(folder: Path, cells: Sequence[Cell], statuses: Sequence[CellStatus])
         "cells": found,
         "missing": missing,
         "summary": summary_of(evaluations, found),
+        "warnings": [words for of_seeds in settings.values() for words in differing_settings(of_seeds)],
     }
-    write_text(folder / RESULTS, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    with writing(folder / RESULTS, "the results of the sweep"):
+        write_text(folder / RESULTS, json.dumps(document, indent=2, allow_nan=False) + "\n")
     return document
 
 
@@ -63,7 +71,8 @@ def _identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _entry(cell: Cell, status: CellStatus) -> dict[str, Any]:
+def _entry(cell: Cell, status: CellStatus) -> tuple[dict[str, Any], str]:
+    """What the file holds of a cell, and the configuration that it was made with, as text."""
     path = Path(cell.output) / "results.json"
     results = read_object(path, "delete it and submit again: it is computed from the records")
     try:
@@ -72,7 +81,34 @@ def _entry(cell: Cell, status: CellStatus) -> dict[str, Any]:
         raise RecordsError(f"{path} is no results file of partbox: delete it and submit again") from None
     if results.get("seeds", {}).get("training", cell.seed) != cell.seed:
         raise RecordsError(f"{path} is of seed {results['seeds']['training']}, and the plan says {cell.seed}")
-    return {**_identity(cell), "job": status.job, "provenance": provenance, "results": values}
+    entry = {**_identity(cell), "job": status.job, "provenance": provenance, "results": values}
+    return entry, results.get("config", "")
+
+
+def differing_settings(configurations: Mapping[str, str]) -> list[str]:
+    """What cells that only their seed should tell apart have different, in sentences: their mean means nothing.
+
+    Such as where the file of the configuration was edited between two submissions.
+
+    Args:
+        configurations: name of a cell -> complete configuration, as YAML.
+    """
+    (first, text), *others = configurations.items()
+    unlike = [(name, other) for name, other in others if _without_own(other) != _without_own(text)]
+    one = settings_of(text, MAY_DIFFER) if unlike else {}  # reading YAML takes a while
+    sentences = []
+    for name, other in unlike:
+        two = settings_of(other, MAY_DIFFER)
+        changed = [key for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)]
+        shown = "; ".join(f"{key} is {one.get(key)!r} and {two.get(key)!r}" for key in changed[:3])
+        if changed:
+            sentences.append(f"{first} and {name} were made with different settings: {shown}")
+    return sentences
+
+
+def _without_own(text: str) -> str:
+    """A configuration's text without the lines that each cell has its own of."""
+    return re.sub(r"(?m)^(SEED|OUTPUT_DIR|  WEIGHTS): .*\n", "", text)
 
 
 def _why(cell: Cell, status: CellStatus, status_of: Mapping[str, CellStatus]) -> str:

@@ -39,7 +39,7 @@ def main(code: int, environment: Mapping[str, str] = os.environ) -> bool:
     except (SlurmError, IndexError) as error:
         logger.warning("%s", error)
     text = tail_of(fields.get("StdOut", ""))
-    if REQUEUED in text:
+    if REQUEUED in text and fields.get("JobState") != "RUNNING":  # else Slurm refused, which the log says
         return True
     if code in UNHEARD:
         decision = requeue(advanced=True, environment=environment)  # it had no time to get anywhere

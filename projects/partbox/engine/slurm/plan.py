@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from partbox.evaluation.record_files import RecordsError, read_object
+from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
 
 from ..build import perturbations_of
+from ..checkpoint import resumable_files
 from ..checks import ConfigError
 from ..detectors import is_segmenter
 from ..hooks.best_checkpoint import BEST, FINAL
@@ -41,6 +42,7 @@ class Cell:
         seed: of the training.
         perturbation: name; empty for a training.
         training: name of the cell whose weights it needs; empty if they are there already.
+        needs: file that its training leaves at the end; without it the weights are those of an unfinished one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Cell:
     seed: int
     perturbation: str = ""
     training: str = ""
+    needs: str = ""
 
     @property
     def line(self) -> str:
@@ -141,7 +144,7 @@ def sweep_of_runs(
     """An evaluation of each trained run under each perturbation.
 
     Raises:
-        ConfigError: a folder holds no trained run, a perturbation is wrong, or two runs are called the same.
+        ConfigError: a folder holds no finished run, a perturbation is wrong, or two runs are called the same.
     """
     folder = folder.resolve()
     names = _unique([run.resolve().name for run in runs], "runs")
@@ -151,15 +154,21 @@ def sweep_of_runs(
     for name, run in zip(names, runs, strict=True):
         cfg = load_config(run / "config.yaml", [*options, "ROBUST_EVAL.PERTURBATIONS", _text(perturbations)])
         check_perturbations(cfg)
-        weights = [path for path in (run.resolve() / BEST, run.resolve() / FINAL) if path.is_file()]
-        if not weights:
-            raise ConfigError(f"{run} has no {BEST} and no {FINAL}: it is no finished training")
+        weights = _weights_of(run)
         seed = max(cfg.SEED, 0)
         of_run = Cell("", "train", (), str(run), re.sub(r"-seed\d+$", "", name), seed)
         for kind, spec in kinds.items():
-            cell = _evaluation(folder, of_run, run.resolve(), weights[0], kind, spec, tool_of(cfg), name, options)
+            cell = _evaluation(folder, of_run, run.resolve(), weights, kind, spec, tool_of(cfg), name, options)
             cells.append(cell)
     return cells
+
+
+def _weights_of(run: Path) -> Path:
+    """The weights of a finished run: the best, or the last."""
+    best, final = run.resolve() / BEST, run.resolve() / FINAL
+    if final.is_file() or (best.is_file() and not resumable_files(run)):  # a copy may have the best alone
+        return best if best.is_file() else final
+    raise ConfigError(f"{run} has no {FINAL}: it is no finished training")
 
 
 def _evaluation(
@@ -177,7 +186,8 @@ def _evaluation(
     output = folder / "cells" / name
     settings = ["MODEL.WEIGHTS", str(weights), "ROBUST_EVAL.PERTURBATIONS", _text([spec]), "OUTPUT_DIR", str(output)]
     command = (tool, "--eval-only", "--config-file", str(run / "config.yaml"), *options, *settings)
-    return Cell(name, "evaluate", command, str(output), training.config, training.seed, kind, training.name)
+    needs = str(run / FINAL) if training.name else ""
+    return Cell(name, "evaluate", command, str(output), training.config, training.seed, kind, training.name, needs)
 
 
 def parse_perturbation(text: str) -> dict[str, Any]:
@@ -237,17 +247,26 @@ def save_plan(folder: Path, cells: Sequence[Cell]) -> None:
     """Write ``plan.json`` and ``commands.txt``, or compare with what is there: one folder is one submission's.
 
     Raises:
-        ConfigError: the folder holds another plan.
-        RecordsError: its plan cannot be read.
+        ConfigError: the folder holds another plan, or runs and no plan.
+        RecordsError: its plan cannot be read, or the folder not written.
     """
     if (folder / PLAN).exists():
         if load_plan(folder) != list(cells):
-            raise ConfigError(f"{folder} holds another submission: choose another --folder, or delete it")
+            raise ConfigError(
+                f"{folder} holds another submission: choose another --folder, or delete it with its results"
+            )
         return
+    for cell in cells:  # their results would pass for those of this plan
+        if folder in Path(cell.output).parents and Path(cell.output).exists():
+            raise ConfigError(
+                f"{cell.output} is of a submission whose {PLAN} is gone: choose another --folder, or delete {folder} "
+                "with all that is in it"
+            )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"schema_version": 1, "created": now, "cells": [asdict(cell) for cell in cells]}
-    write_lines(folder / COMMANDS, [cell.line for cell in cells])
-    write_text(folder / PLAN, json.dumps(document, indent=2) + "\n")
+    with writing(folder, "a submission"):
+        write_lines(folder / COMMANDS, [cell.line for cell in cells])
+        write_text(folder / PLAN, json.dumps(document, indent=2) + "\n")
 
 
 def load_plan(folder: Path) -> list[Cell]:

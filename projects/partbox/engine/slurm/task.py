@@ -48,8 +48,10 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"task: a file or -m and a module, not {' '.join(arguments) or 'nothing'}")
 
 
-def run_tool(tool: str, arguments: list[str]) -> None:
-    """A tool of the repository in this process; what submitit calls."""
+def run_tool(tool: str, arguments: list[str], needs: str = "") -> None:
+    """A tool of the repository in this process, if the file that it needs is there; what submitit calls."""
+    if needs and not Path(needs).is_file():
+        sys.exit(f"SlurmError: the training has not finished, {needs} is missing: submit both again")
     main([tool, *arguments])
 
 
