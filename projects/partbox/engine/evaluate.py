@@ -135,14 +135,13 @@ def evaluate_subject(
     Raises:
         RecordsError: a file cannot be written or read, or the folder holds records of another evaluation.
     """
-    started = time.perf_counter()
+    started, seed = time.perf_counter(), cfg.ROBUST_EVAL.SEED
     perturbations = perturbations_of(cfg, subject.kind)
     subject.check(perturbations)
     batches = RecordBatches(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS)
     ready = image_evaluators(evaluators, records)
     folder = Path(cfg.OUTPUT_DIR)
     with RecordStore(folder / "records", fingerprint(cfg, subject.module), process=f"{part[0]}-of-{part[1]}") as store:
-        seed = cfg.ROBUST_EVAL.SEED
         examples = choose_examples(records, cfg.ROBUST_EVAL.EXAMPLES, seed=seed, perturbations=len(perturbations))
         work(subject, batches, perturbations, ready, store, seed=seed, examples=examples, part=part)
         missing = missing_units(len(batches), perturbations, store)
@@ -154,8 +153,7 @@ def evaluate_subject(
             return None
         outcome = conclude(len(batches), perturbations, ready, store, subject, examples)
     if cfg.ROBUST_EVAL.SELF_CHECK_IMAGES:
-        count = cfg.ROBUST_EVAL.SELF_CHECK_IMAGES
-        self_checks(subject, batches, perturbations, outcome, images=count, seed=seed)
+        self_checks(subject, batches, perturbations, outcome, images=cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, seed=seed)
     results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
     results["seconds"] = time.perf_counter() - started
     _write(folder, results, outcome)
@@ -184,6 +182,8 @@ def _write_examples(cfg: CfgNode, outcome: Evaluation, class_names: Sequence[str
             part_names=part_names,
             score=cfg.ROBUST_EVAL.EXAMPLE_SCORE,
         )
+    images = len(outcome.examples["clean"])
+    logger.info("%d images under %d perturbations are kept in %s", images, len(outcome.examples), folder / "examples")
 
 
 def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tuple[int, int]) -> dict[str, Any]:
