@@ -129,9 +129,9 @@ def test_parts_have_the_same_number_and_colour_in_both_pictures() -> None:
     legends = {one.kind: {part.name: part for part in one.parts} for one in card.pictures}
     assert {name: part.number for name, part in legends["parts-clean"].items()} == {"ear": 1, "leg": 2}
     assert {name: part.number for name, part in legends["parts-adversarial"].items()} == {"leg": 2, "tail": 3}
-    assert legends["parts-clean"]["ear"].text == "33.3 % of the image"
+    assert legends["parts-clean"]["ear"].text == "33.3 %"
     assert legends["parts-clean"]["leg"].colour == legends["parts-adversarial"]["leg"].colour == COLOURS[1]
-    assert "parts found: ear (33.3 % of the image), leg (16.7 % of the image)" in card.pictures[3].alternative
+    assert "parts found: ear (33.3 %), leg (16.7 %)" in card.pictures[3].alternative
 
 
 def test_the_mask_is_drawn_where_the_part_is() -> None:

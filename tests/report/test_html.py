@@ -163,6 +163,9 @@ def test_detectors_have_ap_without_a_made_up_interval_and_recall_with_one(tmp_pa
     found = {(has["data-metric"], has["data-perturbation"]): has for has, _ in cells(page)}
     for name, entry in document(run)["results"]["by_perturbation"].items():
         assert float(found["bbox.AP", name]["data-value"]) == entry["bbox"]["AP"]
+        # sorted by what is shown: AP is in percent in the file, the share of objects is not
+        assert float(found["bbox.AP", name]["data-sort"]) == entry["bbox"]["AP"]
+        assert float(found["object_recall", name]["data-sort"]) == pytest.approx(100 * entry["object_recall"])
         assert float(found["object_recall", name]["data-value"]) == entry["object_recall"]
         assert "data-low" not in found["bbox.AP", name]
     assert {"data-low", "data-high"} <= found["object_recall", "clean"].keys()

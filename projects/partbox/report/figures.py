@@ -102,7 +102,7 @@ def eps_pictures(measured: Measured) -> list[Picture]:
     for norm, measure, curves in eps_curves(measured):
         scale, unit = (255.0, " / 255") if norm == "linf" else (1.0, "")
         with matplotlib.rc_context(SETTINGS):
-            figure = Figure(figsize=(5.6, 3.9 + 0.2 * len(curves)), layout="constrained")
+            figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(curves)), layout="constrained")
             axes = figure.subplots()
             models = list(dict.fromkeys(curve.model for curve in curves))
             attacks = list(dict.fromkeys(curve.attack for curve in curves))
@@ -182,7 +182,7 @@ def _points(measured: Measured, threat: str, measure: Measure) -> list[tuple[str
 
 def _scatter(threat: str, measure: Measure, points: Sequence[tuple[str, Value, Value]]) -> Picture:
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(5.6, 4.2 + 0.2 * len(points)), layout="constrained")
+        figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(points)), layout="constrained")
         axes = figure.subplots()
         for place, (name, clean, robust) in enumerate(points):
             across, up = _bars(clean), _bars(robust)

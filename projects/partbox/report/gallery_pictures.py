@@ -83,7 +83,7 @@ def _found(example: Example) -> dict[str, str]:
     if example.part_map is not None:
         pixels = np.bincount(example.part_map.ravel(), minlength=1 + len(example.part_names))[1:]
         order = [k for k in np.argsort(-pixels, kind="stable") if pixels[k]]
-        return {example.part_names[k]: f"{100 * pixels[k] / example.part_map.size:.1f} % of the image" for k in order}
+        return {example.part_names[k]: f"{100 * pixels[k] / example.part_map.size:.1f} %" for k in order}
     found: dict[str, list[float]] = {}
     for box in example.boxes:
         found.setdefault(box.name, []).append(box.score)

@@ -197,7 +197,7 @@ def _label_cost(name: str, summary: Mapping[str, Any]) -> LabelCost:
     pictures = []
     for title, threat in panels:
         with matplotlib.rc_context(SETTINGS):
-            figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+            figure = Figure(figsize=(4.8, 3.6), layout="constrained")
             draw_label_cost(figure.subplots(), summary, title, threat)
             source = svg_source(figure)
         column = headers.index("clean %" if threat is None else f"robust % {threat}")

@@ -66,8 +66,13 @@ class Value:
     by_run: tuple[float, ...] = ()
 
     @property
+    def percent(self) -> float:
+        """The number in the unit shown, which makes rows of all measures sort together."""
+        return self.number * self.factor
+
+    @property
     def shown(self) -> str:
-        return f"{self.number * self.factor:.1f}"
+        return f"{self.percent:.1f}"
 
     @property
     def ends(self) -> tuple[str, str] | None:

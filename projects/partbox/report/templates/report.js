@@ -3,7 +3,7 @@
   // --- tables: every heading is a button that sorts; places without a number stay at the end
   function valueOf(row, column) {
     var cell = row.children[column];
-    var text = cell.dataset.value !== undefined ? cell.dataset.value : cell.textContent.trim();
+    var text = [cell.dataset.sort, cell.dataset.value, cell.textContent.trim()].find(function (one) { return one !== undefined; });
     if (text === "" || cell.classList.contains("empty")) return null;
     var number = Number(text);
     return Number.isNaN(number) ? text : number;
