@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from partbox.files import write_text
@@ -142,8 +141,8 @@ def render(page: Mapping[str, Any]) -> str:
     return environment.get_template("report.html").render(
         page,
         sections=[(anchor, name) for anchor, name in SECTIONS.items() if _has(page, anchor)],
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=script,
         script_digest=f"sha256-{digest}",
     )
 
