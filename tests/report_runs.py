@@ -175,12 +175,15 @@ class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
         self.elements: list[tuple[str, dict[str, str], list[str]]] = []
+        self.inside: dict[str, list[str]] = {}  # tags around each element that has an id
         self._open: list[tuple[str, dict[str, str], list[str]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         element = (tag, {key: value or "" for key, value in attributes}, [])
         self.elements.append(element)
+        if "id" in element[1]:
+            self.inside[element[1]["id"]] = [one[0] for one in self._open]
         if tag not in ("meta", "link", "img", "br"):
             self._open.append(element)
 

@@ -64,7 +64,7 @@ def test_the_interval_of_one_run_holds_the_truth_in_95_of_100_experiments() -> N
     assert 0.92 <= hits / 600 <= 0.97
 
 
-@pytest.mark.parametrize("runs", [4, 10])
+@pytest.mark.parametrize("runs", [2, 4, 10])
 def test_the_interval_over_seeds_holds_the_truth_where_one_over_images_alone_does_not(runs: int) -> None:
     """Accuracy of a training varies with its seed as much as with the images."""
     draw, hits, alone = np.random.default_rng(0), 0, 0
@@ -76,7 +76,7 @@ def test_the_interval_over_seeds_holds_the_truth_where_one_over_images_alone_doe
         hits += found.low <= 0.5 <= found.high
         single = ratio_interval(right.mean(axis=0, keepdims=True), np.ones((1, 100)), Resampling(1, 300))
         alone += single.low <= 0.5 <= single.high
-    assert hits / 300 >= (0.86 if runs == 4 else 0.91)
+    assert 0.9 <= hits / 300 <= 0.99
     assert alone < hits - 45
 
 

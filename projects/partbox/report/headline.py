@@ -211,6 +211,6 @@ def interval_words(measured: Measured) -> str:
         seeds = ", ".join(f"{model.name}: {', '.join(map(str, model.seeds))}" for model in grouped)
         words += (
             f" Runs that differ only in their training seed are one model ({seeds}): its numbers are means over the "
-            "seeds, and images and seeds are resampled together. With two or three seeds such an interval is rough."
+            "seeds, and images and seeds are resampled together. Of few seeds such an interval is rough."
         )
     return words

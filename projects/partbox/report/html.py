@@ -31,7 +31,7 @@ MOST_BYTES = 10_000_000
 SPARE = 20_000  # bytes of lists and options that come with the gallery
 SECTIONS = {
     "headline-section": "Numbers",
-    "eps": "eps",
+    "eps": "Curves",
     "scatter": "Clean against robust",
     "corruptions": "Corruptions",
     "classes": "Classes",
