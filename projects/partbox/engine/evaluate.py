@@ -36,7 +36,7 @@ from partbox.modeling import PartClassifier
 from .build import build_classifier, check_true_parts, perturbations_of
 from .checks import ConfigError
 from .hooks.best_checkpoint import BEST
-from .run_folder import config_hash, effective_config
+from .run_folder import config_changes, config_hash, effective_config
 from .setup import load_config, load_dataset
 
 logger = logging.getLogger(__name__)
@@ -199,6 +199,7 @@ def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tu
         "device": str(next(subject.module.parameters()).device),
         "threads": torch.get_num_threads(),
         "results": outcome.results,
+        "config_changes": config_changes(cfg),
         "config": cfg.dump(),
     }
 

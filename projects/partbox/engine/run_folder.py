@@ -27,6 +27,7 @@ from partbox.processes import is_main, on_main, rank, world_size
 
 from .checkpoint import resumable_files
 from .checks import ConfigError
+from .setup import default_config
 from .slurm.job import own_job
 
 METRICS = "metrics.json"
@@ -98,6 +99,12 @@ def _plain(cfg: CfgNode) -> dict:
 def effective_config(cfg: CfgNode) -> dict[str, object]:
     """The configuration by dotted key, without what does not decide an evaluation's numbers."""
     return _flat(_plain(cfg), NO_EFFECT)
+
+
+def config_changes(cfg: CfgNode) -> dict[str, dict[str, object]]:
+    """What differs from the defaults, by dotted key: ``value`` and ``default``."""
+    now, before = _flat(_plain(cfg), ()), _flat(_plain(default_config()), ())
+    return {key: {"value": now[key], "default": before.get(key)} for key in sorted(now) if now[key] != before.get(key)}
 
 
 def config_hash(cfg: CfgNode) -> str:
