@@ -59,4 +59,4 @@ printf '\nTime after the environment: %d min %d s. Of each model, in %s/<model>:
     $(((SECONDS - START) / 60)) $(((SECONDS - START) % 60)) "$OUTPUT"
 printf '  results.json         accuracies, threat models, seeds, versions, configuration\n'
 printf '  learning_curves.png  losses, clean and robust validation accuracy\n'
-printf '  examples.png         clean and attacked images with the parts found\n'
+printf '  examples.png         clean and attacked images with the parts found (all that are kept: examples/)\n'

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,8 @@ model_final.pth       weights at the end
 results.json          the evaluation: accuracies, threat models, seeds, versions, configuration
 records.jsonl         one line an image and perturbation
 records/              finished batches of the evaluation, from which an interrupted one goes on
-examples.png          clean and attacked images with the parts found
+examples/             a few images as the model saw them under each perturbation, and what it found: index.json, PNG
+examples.png          some of them on one page
 """
 
 # What may change between the starts of one training run without changing what is trained.
@@ -62,7 +64,15 @@ MAY_CHANGE = (
     "ROBUST_EVAL",
 )
 # What does not decide the numbers of an evaluation.
-NO_EFFECT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATASETS.ROOT", "DATALOADER.NUM_WORKERS", "INPUT.VERIFY_IMAGES")
+NO_EFFECT = (
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "DATASETS.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "INPUT.VERIFY_IMAGES",
+    "ROBUST_EVAL.EXAMPLES",
+    "ROBUST_EVAL.EXAMPLE_SCORE",
+)
 
 
 def _flat(node: dict, without: tuple[str, ...], prefix: str = "") -> dict[str, object]:
@@ -156,10 +166,13 @@ def start_line(command: Sequence[str], environment: Mapping[str, str], part: tup
 
 
 def _drop_unfinished(folder: Path) -> None:
-    """Delete the temporary files that a kill left; for the only process that writes to the folder."""
+    """Delete the temporary files and folders that a kill left; for the only process that writes to the folder."""
     for pattern in (".*.tmp", "records/.*.tmp"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
