@@ -20,15 +20,16 @@ from partbox.report import write_report
 REPOSITORY = Path(__file__).resolve().parents[2]
 ATTACKS = [
     {"name": "clean"},
-    {"name": "pgd", "eps": "4/255", "steps": 2},
+    {"name": "pgd", "eps": 0.002, "steps": 2},
     {"name": "pgd", "eps": "32/255", "steps": 2},
     {"name": "corruption", "kind": "fog", "severity": 3},
 ]
 SHORT = [
     *SMALL,
-    *["SOLVER.MAX_ITER", "30", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()", "SOLVER.BASE_LR", "0.003"],
+    *["SOLVER.MAX_ITER", "80", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()", "SOLVER.BASE_LR", "0.003"],
     *["ADVERSARY.OBJECTIVE", "clean", "ROBUST_EVAL.PERTURBATIONS", json.dumps(ATTACKS)],
 ]
+TALLEST = 12_000  # pixels of a screenshot
 EVIL = '<img src=x onerror="alert(1)"></script><b>cat</b>'
 
 
@@ -61,22 +62,30 @@ def report(runs, tmp_path_factory) -> Path:
 def test_the_numbers_of_the_table_are_those_of_the_results(watched: Watched, report, runs):
     page = watched.open(report)
     cells = page.locator("table#headline td[data-perturbation]").evaluate_all(
-        "cells => cells.map(c => [c.dataset.model, c.dataset.perturbation, c.dataset.value,"
+        "cells => cells.map(c => [c.dataset.model, c.dataset.metric, c.dataset.perturbation, c.dataset.value,"
         " c.querySelector('.value').textContent])"
     )
-    severities = page.locator("#corruptions tbody td[data-value]").evaluate_all(
-        "cells => cells.map(c => [c.closest('details').querySelector('summary').textContent,"
-        " c.closest('tr').querySelector('th').textContent, c.dataset.value, c.querySelector('.value').textContent])"
+    cells += page.locator("#corruptions tbody td[data-value]").evaluate_all(
+        "cells => cells.map(c => [c.closest('details').querySelector('summary').textContent, 'accuracy',"
+        " c.closest('tr').querySelector('th').textContent + ' 3', c.dataset.value,"
+        " c.querySelector('.value').textContent])"
     )
+    shown = {(model, metric, name): (value, text) for model, metric, name, value, text in cells}
     for folder in runs:
-        results = json.loads((folder / "results.json").read_text())["results"]
-        expected = {name: entry["accuracy"] for name, entry in results["by_perturbation"].items()}
-        assert len(expected) == 4
-        shown = {name: (value, text) for model, name, value, text in [*cells, *severities] if folder.name in model}
-        for name, accuracy in expected.items():
-            value, text = shown[name.split()[0] if name == "fog 3" else name]
-            assert float(value) == accuracy, name
-            assert float(text) == pytest.approx(100 * accuracy, abs=0.051), name
+        entries = json.loads((folder / "results.json").read_text())["results"]["by_perturbation"]
+        assert len(entries) == 4
+        for name, entry in entries.items():
+            value, text = shown.pop((folder.name, "accuracy", name))
+            assert float(value) == entry["accuracy"], name
+            assert float(text) == pytest.approx(100 * entry["accuracy"], abs=0.051), name
+        assert len({entry["accuracy"] for entry in entries.values()}) > 2, "numbers that can be told apart"
+    others = {key: value for key, value in shown.items() if key[1] != "accuracy"}
+    assert {metric for _, metric, _ in others} >= {"part_segmentation.mIoU", "part_box.AP"}
+    entries = json.loads((runs[1] / "results.json").read_text())["results"]["by_perturbation"]
+    for (model, metric, name), (value, _) in others.items():
+        evaluator, number = metric.split(".")
+        assert model == runs[1].name
+        assert float(value) == entries[name][evaluator][number], (metric, name)
 
 
 def test_every_picture_loads_and_has_a_text(watched: Watched, report):
@@ -107,7 +116,9 @@ def test_the_page_fits_the_screen_and_a_picture_of_it_is_kept(watched: Watched, 
     size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('main p')).fontSize)")
     assert size >= 12, "readable"
     name = "report_phone.png" if width == PHONE["width"] else "report_desktop.png"
-    page.screenshot(path=screenshots / name, full_page=True)
+    height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+    page.screenshot(path=screenshots / name, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+    page.locator("#gallery .example").first.screenshot(path=screenshots / name.replace("report", "example"))
     assert (screenshots / name).stat().st_size > 20_000
 
 
@@ -157,7 +168,7 @@ def test_the_gallery_sorts(watched: Watched, report):
 
 def test_the_table_sorts_by_keyboard(watched: Watched, report):
     page = watched.open(report)
-    heading = page.locator("table#headline thead th", has_text="pgd-2 linf 4/255").first
+    heading = page.locator("table#headline thead th", has_text="pgd-2 linf 0.002").first
     heading.locator("button").focus()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus is visible"
     column = heading.evaluate("one => [...one.parentNode.children].indexOf(one)")
