@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 
 PACKAGES = [*find_packages("projects"), *find_packages(include=["maskdino_ext", "maskdino_ext.*"])]
 
-DATA = ["py.typed", "**/*.html", "**/*.css", "**/*.yaml", "**/*.json"]
+DATA = ["py.typed", "**/*.html", "**/*.css", "**/*.js", "**/*.yaml", "**/*.json"]
 
 INSTALL_REQUIRES = [
     "torch>=2.6",

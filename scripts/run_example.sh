@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, from nothing to a table: environment, example data, two models trained adversarially with equal
-# budgets, both attacked.
+# The main job, from nothing to a table and a page with pictures: environment, example data, two models trained
+# adversarially with equal budgets, both attacked.
 #
 #     bash scripts/run_example.sh                    about 10 minutes on 2 CPU cores after the environment
 #     PARTBOX_OUTPUT=output/quick bash scripts/run_example.sh SOLVER.MAX_ITER 20
@@ -54,8 +54,9 @@ trap - EXIT INT TERM
 
 printf '\n--- Both models, equal training budget\n\n'
 "$VENV/bin/python" tools/compare_runs.py "${MODELS[@]/#/$OUTPUT/}" --output "$OUTPUT/table.md"
+"$VENV/bin/python" tools/make_report.py "${MODELS[@]/#/$OUTPUT/}" --output "$OUTPUT/report.html"
 printf '\nTime after the environment: %d min %d s. Of each model, in %s/<model>:\n' \
     $(((SECONDS - START) / 60)) $(((SECONDS - START) % 60)) "$OUTPUT"
 printf '  results.json         accuracies, threat models, seeds, versions, configuration\n'
 printf '  learning_curves.png  losses, clean and robust validation accuracy\n'
-printf '  examples.png         clean and attacked images with the parts found\n'
+printf '  examples.png         clean and attacked images with the parts found (all that are kept: examples/)\n'

@@ -135,7 +135,7 @@ def test_pip_install_ships_everything(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name, folder in PACKAGES.items():
         copy = source / folder.relative_to(REPO)
-        kept = {".py", ".typed", ".html", ".css", ".yaml", ".json"}
+        kept = {".py", ".typed", ".html", ".css", ".js", ".yaml", ".json"}
         expected = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.suffix in kept}
         assert "py.typed" in expected
         assert expected <= {str(path.relative_to(target / name)) for path in (target / name).rglob("*")}

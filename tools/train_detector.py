@@ -64,9 +64,11 @@ from partbox.engine.setup import load_config
 from partbox.engine.trainer import TrainingDiverged
 from partbox.engine.training_records import detector_training_records
 from partbox.engine.user_errors import errors_as_sentences
-from partbox.evaluation.store import RecordsError
+from partbox.evaluation.record_files import RecordsError, locked, writing
 from partbox.processes import is_main
 from partbox.report.detection_table import detection_table
+from partbox.report.example_pictures import save_example_pictures
+from partbox.report.examples import ExamplesError
 
 logger = logging.getLogger("partbox")
 # Keys of part classifiers beside those of ADVERSARY that mean nothing here.
@@ -80,7 +82,16 @@ NOT_READ = (
     "MODEL.PART.HEAD.NAME",
     "ROBUST_EVAL.SURROGATE",
 )
-USER_ERRORS = (AttackError, CheckpointError, ConfigError, ImageError, PartDatasetError, RecordsError, TrainingDiverged)
+USER_ERRORS = (
+    AttackError,
+    CheckpointError,
+    ConfigError,
+    ExamplesError,
+    ImageError,
+    PartDatasetError,
+    RecordsError,
+    TrainingDiverged,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -160,14 +171,19 @@ def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:
 
 
 def evaluate_in_folder(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
-    """Evaluate ``weights`` on ``DATASETS.TEST``; writes results and records, prints the table."""
+    """Evaluate ``weights`` on ``DATASETS.TEST``; writes results, records and pictures, prints the table."""
     records = records_to_evaluate(cfg)
     results = evaluate_detector(cfg, build_detector(cfg, weights), records, weights=weights, part=part)
-    if results is not None:
-        table = detection_table(results)
-        logger.info("\n%s", table)
-        if part[0]:  # whose log does not go to the terminal
-            print(table)
+    if results is None:
+        return
+    if cfg.ROBUST_EVAL.EXAMPLES:
+        folder = Path(cfg.OUTPUT_DIR)
+        with locked(folder / "records"), writing(folder / "examples.png", "example pictures"):
+            save_example_pictures(folder)
+    table = detection_table(results)
+    logger.info("\n%s", table)
+    if part[0]:  # whose log does not go to the terminal
+        print(table)
 
 
 def refuse_what_is_not_read(cfg: CfgNode) -> None:

@@ -72,10 +72,11 @@ from partbox.engine.setup import load_config, load_dataset
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.engine.training_records import training_records
 from partbox.engine.user_errors import errors_as_sentences
-from partbox.evaluation.record_files import RecordsError, writing
+from partbox.evaluation.record_files import RecordsError, locked, writing
 from partbox.experiments import ExperimentError, describe_experiment
 from partbox.processes import is_main
 from partbox.report.example_pictures import save_example_pictures
+from partbox.report.examples import ExamplesError
 from partbox.report.learning_curves import save_learning_curves
 from partbox.report.table import results_table
 
@@ -86,6 +87,7 @@ USER_ERRORS = (
     AttackError,
     CheckpointError,
     ConfigError,
+    ExamplesError,
     ExperimentError,
     ImageError,
     PartDatasetError,
@@ -193,9 +195,10 @@ def evaluate_in_folder(cfg: CfgNode, weights: str, part: tuple[int, int]) -> Non
     results = evaluate_and_save(cfg, model, weights=weights, part=part)
     if results is None:
         return
-    if (Path(cfg.OUTPUT_DIR) / "examples.npz").exists():
-        with writing(Path(cfg.OUTPUT_DIR) / "examples.png", "example pictures"):
-            save_example_pictures(cfg.OUTPUT_DIR)
+    if cfg.ROBUST_EVAL.EXAMPLES:
+        folder = Path(cfg.OUTPUT_DIR)
+        with locked(folder / "records"), writing(folder / "examples.png", "example pictures"):
+            save_example_pictures(folder)
     table = results_table({Path(cfg.OUTPUT_DIR).name: results})
     logger.info("\n%s", table)
     if part[0]:  # whose log does not go to the terminal

@@ -219,5 +219,9 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     evaluation.SEED = 0  # of every random draw in evaluation
     # Images on which is checked whether the attacks worked; 0 = no check. A failed check marks the result unreliable.
     evaluation.SELF_CHECK_IMAGES = 32
+    # Images to keep for pictures, spread over the classes, the same under each perturbation; 0 = none. At most 600
+    # pictures in all, so fewer images where there are more than 25 perturbations.
+    evaluation.EXAMPLES = 24
+    evaluation.EXAMPLE_SCORE = 0.3  # boxes of parts or objects with at least this score are kept for pictures
     # Run folder of another model of the same classes: adversarial images made on it must not be stronger. "" = none.
     evaluation.SURROGATE = ""

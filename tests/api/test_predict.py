@@ -21,6 +21,7 @@ from partbox.engine.detectors import mapper_of
 from partbox.evaluation.detectron2_subject import Detectron2Subject
 from partbox.evaluation.part_boxes import boxes_of_masks
 from partbox.evaluation.records import read_records
+from partbox.report.examples import read_examples
 
 EVERY_SCORE = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]
 FAMILIES = ("normal", "part_box", "two_head_decoder", "masks_multiply", "dino_box_sequence", "maskdino_part_box")
@@ -50,11 +51,10 @@ def test_a_file_gets_the_answer_of_an_evaluation(run_tool, classifier_run, photo
         assert others.max() - logarithms[record.label] == pytest.approx(record.loss, abs=1e-5)
         assert list(prediction.probabilities) == list(model.class_names)
         assert sum(prediction.probabilities.values()) == pytest.approx(1, abs=1e-5)
-    with np.load(tmp_path / "evaluated/examples.npz") as kept:
-        confidences = kept["confidences_0"].tolist()
-    shown = [max(prediction.probabilities.values()) for prediction in predictions[: len(confidences)]]
-    assert shown == pytest.approx(confidences, abs=1e-6)
-    assert len(set(shown)) > 1
+    shown = [(example.image_id, example.confidence) for example in read_examples(tmp_path / "evaluated/examples")]
+    confidence = {str(r.image_id): max(p.probabilities.values()) for r, p in zip(records, predictions, strict=True)}
+    assert [confidence[image_id] for image_id, _ in shown] == pytest.approx([value for _, value in shown], abs=1e-5)
+    assert len({value for _, value in shown}) > 1
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *INEXACT[:1]])

@@ -22,6 +22,7 @@ from partbox.engine.checks import ConfigError
 from partbox.engine.dry_run import plan
 from partbox.engine.evaluate import evaluate_and_save
 from partbox.engine.evaluation_cost import cost, self_check_lines
+from partbox.engine.run_folder import config_changes
 from partbox.engine.setup import fill_names, load_config
 from partbox.evaluation.perturbations import build_perturbation
 from partbox.files import write_atomically
@@ -68,6 +69,9 @@ def test_eps_may_be_a_number_or_a_fraction(tmp_path, eps):
         ("SOLVER.IMS_PER_BATCH", "0"),
         ("ROBUST_EVAL.BATCH_SIZE", "0"),
         ("ROBUST_EVAL.NUM_IMAGES", "-5"),
+        ("ROBUST_EVAL.EXAMPLES", "-1"),
+        ("ROBUST_EVAL.EXAMPLE_SCORE", "1.5"),
+        ("INPUT.FORMAT", "L"),
         ("ADVERSARY.CLEAN_ITERS", "-1"),
         ("ADVERSARY.VALIDATION_STEPS", "0"),
         ("ADVERSARY.OBJECTIVE", "fgsm"),
@@ -368,3 +372,13 @@ def test_full_model_clipping_scales_the_whole_gradient(example_dataset, optimize
     assert isinstance(made, torch.optim.SGD if optimizer == "SGD" else torch.optim.AdamW)
     with pytest.raises(ConfigError, match="NORM_TYPE must be 2"):
         build_optimizer(small_config(example_dataset, *clip, *value, "1.0"), model)
+
+
+def test_what_differs_from_the_defaults_is_told_with_both_values():
+    cfg = load_config(None, ["SOLVER.BASE_LR", "0.3", "ADVERSARY.EPS", "4/255", "MODEL.PART.CLASS_NAMES", "['a', 'b']"])
+    assert config_changes(cfg) == {
+        "ADVERSARY.EPS": {"value": "4/255", "default": load_config().ADVERSARY.EPS},
+        "MODEL.PART.CLASS_NAMES": {"value": ["a", "b"], "default": []},
+        "SOLVER.BASE_LR": {"value": 0.3, "default": load_config().SOLVER.BASE_LR},
+    }
+    assert config_changes(load_config()) == {}

@@ -19,6 +19,7 @@ from partbox.engine.checks import ConfigError
 from partbox.engine.detector_training import DetectorTrainer
 from partbox.evaluation.store import RecordsError
 from partbox.report.detection_table import detection_table
+from partbox.report.examples import read_examples
 
 SCRIPT = REPOSITORY / "tools/train_detector.py"
 ANCHORS = ["MODEL.ANCHOR_GENERATOR.SIZES", "[[8, 11], [12, 16], [16, 22], [24, 33], [40, 56]]"]
@@ -58,6 +59,10 @@ def test_every_configuration_trains_and_is_evaluated(run, tmp_path, name):
     assert json.loads(lines[-1])["iteration"] == 3
     table = detection_table(results)
     assert ("mIoU" in table) == (name == SEGMENTER)
+    examples = read_examples(tmp_path / "run" / "examples")
+    assert len(examples) == 5 * 3
+    assert all((one.part_map is not None) == (name == SEGMENTER) for one in examples)
+    assert (tmp_path / "run" / "examples.png").exists()
     assert ("objects found" in table) == (name != SEGMENTER)
 
     config, weights = tmp_path / "run" / "config.yaml", tmp_path / "run" / "model_final.pth"
@@ -83,6 +88,9 @@ def test_two_parts_of_an_evaluation_equal_one_run(run, tmp_path):
     whole, parts = (json.loads((path / "results.json").read_text()) for path in (tmp_path / "whole", folder))
     assert parts["results"] == whole["results"]
     assert (folder / "records.jsonl").read_bytes() == (tmp_path / "whole" / "records.jsonl").read_bytes()
+    assert {path.name: path.read_bytes() for path in (folder / "examples").iterdir()} == {
+        path.name: path.read_bytes() for path in (tmp_path / "whole" / "examples").iterdir()
+    }
     assert {path.name for path in (folder / "records").glob("*.jsonl")} == {
         "process-0-of-2.jsonl",
         "process-1-of-2.jsonl",

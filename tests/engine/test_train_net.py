@@ -26,6 +26,7 @@ from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import mapper_of
 from partbox.engine.setup import load_config
 from partbox.evaluation.store import RecordsError
+from partbox.report.examples import read_examples
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tools" / "train_net.py"
@@ -96,7 +97,10 @@ def test_train_evaluate_and_evaluate_again(run, tmp_path):
     run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     expected = {"README.txt", "config.yaml", "log.txt", "metrics.json", "learning_curves.png", "results.json"}
-    assert expected | {"records.jsonl", "examples.png", "model_best.pth", "model_final.pth", "command.txt"} <= names
+    assert (
+        expected | {"records.jsonl", "examples", "examples.png", "model_best.pth", "model_final.pth", "command.txt"}
+        <= names
+    )
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["schema_version"] == 2
     assert results["seeds"] == {"training": 1, "evaluation": 0}
@@ -115,6 +119,40 @@ def test_train_evaluate_and_evaluate_again(run, tmp_path):
     run("--eval-only", "--config-file", config, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "again")
     again = json.loads((tmp_path / "again" / "results.json").read_text())
     assert again["results"] == results["results"]
+    check_examples(tmp_path / "run", tmp_path / "again")
+    run(
+        "--eval-only",
+        "--config-file",
+        config,
+        "MODEL.WEIGHTS",
+        weights,
+        "OUTPUT_DIR",
+        tmp_path / "again",
+        "ROBUST_EVAL.EXAMPLES",
+        "5",
+    )  # other pictures are no other evaluation
+    examples = read_examples(tmp_path / "again" / "examples")
+    assert len(examples) == 2 * 5
+    assert json.loads((tmp_path / "again" / "results.json").read_text())["results"] == results["results"]
+
+
+def check_examples(folder: Path, again: Path) -> None:
+    """All 22 test images (fewer than wanted) under both perturbations, as the records say of them."""
+    examples = read_examples(folder / "examples")
+    assert len(examples) == 2 * 22
+    assert {one.label for one in examples} == set(
+        yaml.safe_load((folder / "config.yaml").read_text())["MODEL"]["PART"]["CLASS_NAMES"]
+    )
+    records = {}
+    for line in (folder / "records.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        records[record["perturbation"], str(record["image_id"])] = record
+    for one in examples:
+        record = records[one.perturbation, one.image_id]
+        assert one.correct == (record["label"] == record["prediction"]) == (one.label == one.prediction)
+    assert {path.name: path.read_bytes() for path in (again / "examples").iterdir()} == {
+        path.name: path.read_bytes() for path in (folder / "examples").iterdir()
+    }
 
 
 def test_a_run_is_continued_with_the_same_configuration_only(run, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_images import assert_same
 from PIL import Image
 from small_models import MODELS, small_config
 
@@ -23,6 +24,7 @@ from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
 from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
+from partbox.evaluation.examples import choose_examples
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
@@ -32,6 +34,7 @@ from partbox.evaluation.run import as_subject, conclude, missing_units, work
 from partbox.evaluation.stamp import records_digest, weights_digest
 from partbox.evaluation.store import RecordsError, RecordStore
 
+EXAMPLES = 9  # in several batches
 FORK = multiprocessing.get_context("fork")
 SPECS = [
     {"name": "corruption", "kind": "glass_blur", "severity": 2},
@@ -50,28 +53,35 @@ class Job:
         mapper = PartDatasetMapper.from_config(cfg, is_train=False)
         self.batches = RecordBatches(self.records, mapper, batch_size=batch_size, workers=workers)
         self.perturbations = build_perturbations(specs)
+        count = len(self.perturbations)
+        self.chosen = choose_examples(self.records, EXAMPLES, seed=3, perturbations=count)
         names = self.model.part_names
         self.evaluators = [PartSegmentationEvaluator(names), PartBoxEvaluator(self.records, names)]
 
     def run(self, folder: Path | None = None):
         with RecordStore(folder, {"weights": 1}) as store:
-            options = {"seed": 3, "keep_examples": 2, "progress": False, "store": store}
-            return evaluate(self.model, self.batches, self.perturbations, self.evaluators, **options)
+            return self.evaluate(store, EXAMPLES)
+
+    def evaluate(self, store: RecordStore, pictures: int):
+        options = {"seed": 3, "keep_examples": pictures, "progress": False, "store": store}
+        return evaluate(self.model, self.batches, self.perturbations, self.evaluators, **options)
 
     def part(self, folder: Path, index: int, count: int) -> None:
         with RecordStore(folder, {"weights": 1}, process=f"{index}-of-{count}") as store:
             ready = image_evaluators(self.evaluators, self.records)
-            options = {"seed": 3, "keep_examples": 2, "progress": False, "part": (index, count)}
+            options = {"seed": 3, "examples": self.chosen, "progress": False, "part": (index, count)}
             work(as_subject(self.model), self.batches, self.perturbations, ready, store, **options)
+
+    def conclude(self, store: RecordStore):
+        count = len(self.batches)
+        return conclude(count, self.perturbations, self.evaluators, store, examples=self.chosen)
 
 
 def same(one, other) -> None:
     assert json.dumps(one.results) == json.dumps(other.results)
     assert one.records == other.records
-    assert one.examples.keys() == other.examples.keys()
-    for name, arrays in one.examples.items():
-        for key, array in arrays.items():
-            np.testing.assert_array_equal(array, other.examples[name][key])
+    assert {len(its) for its in one.examples.values()} <= {EXAMPLES}
+    assert_same(one.examples, other.examples)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +145,7 @@ def test_parts_of_several_processes_make_the_whole(job, uninterrupted, tmp_path)
     with RecordStore(tmp_path, {"weights": 1}) as store:
         found = store.finished()
         assert missing_units(len(job.batches), job.perturbations, store) == 0
-        same(conclude(len(job.batches), job.perturbations, job.evaluators, store), uninterrupted)
+        same(job.conclude(store), uninterrupted)
     assert len(found) == len(job.batches) * len(job.perturbations)
 
 
@@ -258,9 +268,38 @@ def test_digests_notice_what_changes_and_not_where_it_lies(example_dataset):
     assert records_digest(moved) != records_digest(records)
 
 
-def test_the_kept_pictures_are_those_of_the_first_batch(uninterrupted, example_dataset):
-    pixels = np.asarray(Image.open(example_dataset.records[0]["file_name"]).convert("RGB"))
-    np.testing.assert_array_equal(uninterrupted.examples["clean"]["images"][0], pixels)
+def test_the_kept_pictures_are_those_that_were_chosen(job, uninterrupted):
+    kept = uninterrupted.examples["clean"]
+    assert [one.image_id for one in kept] == job.chosen
+    files = {record["image_id"]: record["file_name"] for record in job.records}
+    for one in kept:
+        np.testing.assert_array_equal(one.image, np.asarray(Image.open(files[one.image_id]).convert("RGB")))
+
+
+def test_pictures_that_are_lost_are_made_again_and_their_batches_alone(job, uninterrupted, tmp_path, caplog):
+    job.run(tmp_path)
+    paths = sorted(tmp_path.glob("examples-*.npz"))
+    records = (tmp_path / "process-0-of-1.jsonl").read_bytes()
+    kept = {path: path.stat().st_mtime_ns for path in paths[2:]}
+    for path in paths[:2]:
+        path.unlink()
+    with caplog.at_level("INFO"):
+        same(job.run(tmp_path), uninterrupted)
+    seen_again = [one.args[1] for one in caplog.records if "seen again" in one.getMessage()]
+    assert sum(seen_again) == 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert (tmp_path / "process-0-of-1.jsonl").read_bytes() == records
+
+
+def test_more_pictures_may_be_wanted_afterwards(job, uninterrupted, tmp_path):
+    with RecordStore(tmp_path) as store:
+        first = job.evaluate(store, 4)
+        before = (tmp_path / "process-0-of-1.jsonl").read_bytes()
+        more = job.evaluate(store, EXAMPLES)
+        fewer = job.evaluate(store, 4)
+    same(more, uninterrupted)
+    assert_same(fewer.examples, first.examples)
+    assert (tmp_path / "process-0-of-1.jsonl").read_bytes() == before
 
 
 def test_progress_in_a_log_tells_the_time_left(caplog, monkeypatch):

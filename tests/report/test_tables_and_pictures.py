@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from partbox.evaluation.examples import save_examples, stack_examples
-from partbox.report.example_pictures import part_colours, save_example_pictures
 from partbox.report.learning_curves import save_learning_curves
 from partbox.report.table import results_table, seeds_table
 
@@ -74,28 +70,3 @@ def test_learning_curves(tmp_path):
     with Image.open(path) as picture:
         assert picture.size == (1100, 440)
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
-
-
-def test_example_pictures_hold_the_images_given(tmp_path):
-    def example(colors: list[float], label: int) -> dict:
-        masks = torch.zeros(3, 4, 4)
-        masks[1, :2] = 1
-        output = {"label": label, "probabilities": torch.tensor([0.75, 0.25]), "part_probabilities": masks}
-        images = [torch.full((3, 8, 8), color) for color in colors]
-        return stack_examples([{"label": 0}] * 2, images, [output] * 2)
-
-    examples = {"clean": example([0.2, 0.4], 0), "pgd": example([0.6, 1.0], 1)}
-    save_examples(tmp_path / "examples.npz", examples, ["<b>cat</b>", "dog"])
-    with np.load(tmp_path / "examples.npz", allow_pickle=False) as stored:
-        assert stored["images_1"][0, 0, 0].tolist() == [153, 153, 153]
-        assert stored["predictions_1"].tolist() == [1, 1]
-        assert stored["parts_0"][0, 0].tolist() == [1] * 8
-        assert stored["parts_0"][0, 7].tolist() == [0] * 8
-    with Image.open(save_example_pictures(tmp_path)) as picture:
-        assert picture.width > 300
-
-
-def test_background_is_transparent_and_parts_differ():
-    colours = part_colours(np.array([[0, 1, 2]]))
-    assert colours[0, 0, 3] == 0
-    assert not np.allclose(colours[0, 1], colours[0, 2])

@@ -107,6 +107,7 @@ def evaluate(
     with ExitStack() as stack:
         if output is None:
             cfg.OUTPUT_DIR = stack.enter_context(tempfile.TemporaryDirectory(prefix="partbox-"))
+            cfg.ROBUST_EVAL.EXAMPLES = 0  # nobody would see them
         else:
             cfg.OUTPUT_DIR = str(output)
         work = _check_classifier(cfg, model) if isinstance(model, PartClassifierModel) else _check_detector(cfg, model)
@@ -115,7 +116,7 @@ def evaluate(
         results = work()
         assert results is not None  # only one of several parts of an evaluation has none
         folder = Path(cfg.OUTPUT_DIR)
-        if output is not None and (folder / "examples.npz").exists():
+        if output is not None and cfg.ROBUST_EVAL.EXAMPLES:
             with writing(folder / "examples.png", "example pictures"):
                 save_example_pictures(folder)
         records = tuple(read_records(folder / "records.jsonl"))

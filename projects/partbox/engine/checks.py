@@ -26,6 +26,7 @@ NOT_NEGATIVE = (
     "ADVERSARY.PROBE_PERIOD",
     "ADVERSARY.VALIDATION_IMAGES",
     "DATALOADER.NUM_WORKERS",
+    "ROBUST_EVAL.EXAMPLES",
     "ROBUST_EVAL.NUM_IMAGES",
     "ROBUST_EVAL.SEED",
     "ROBUST_EVAL.SELF_CHECK_IMAGES",
@@ -34,6 +35,7 @@ NOT_NEGATIVE = (
 OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm", "free")
 FIXED_SIZE = ("PartClassifier", "SemanticSegmentor")  # trained on crops of INPUT.SIZE
 CHOICES = {
+    "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.AUGMENTATION": AUGMENTATIONS,
     "INPUT.VERIFY_IMAGES": VERIFY_LEVELS,
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
@@ -81,6 +83,8 @@ def check_config(cfg: CfgNode) -> None:
     weight = cfg.DATASETS.PSEUDO_LABELS.WEIGHT
     if not 0 <= weight <= 1:
         raise ConfigError(f"DATASETS.PSEUDO_LABELS.WEIGHT must lie in [0, 1], not {weight}")
+    if not 0 <= cfg.ROBUST_EVAL.EXAMPLE_SCORE <= 1:
+        raise ConfigError(f"ROBUST_EVAL.EXAMPLE_SCORE must lie in [0, 1], not {cfg.ROBUST_EVAL.EXAMPLE_SCORE}")
     if cfg.SOLVER.EMA.ENABLED and not 0 < cfg.SOLVER.EMA.DECAY < 1:
         raise ConfigError(f"SOLVER.EMA.DECAY must lie in (0, 1), not {cfg.SOLVER.EMA.DECAY}")
     if cfg.ADVERSARY.VALIDATION_STEPS < 1:

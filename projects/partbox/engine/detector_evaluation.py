@@ -42,13 +42,15 @@ def evaluate_detector(
     Returns:
         The content of ``results.json``; None while parts of other processes are missing.
     """
+    names = list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
     finished = evaluate_subject(
         cfg,
         subject_of(cfg, model),
         subset(records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED),
         mapper_of(cfg, is_train=False),
         evaluators_of(cfg),
-        facts={"weights": weights, "class_names": list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)},
+        facts={"weights": weights, "class_names": names},
+        part_names=names,
         dataset_images=len(records),
         part=part,
     )

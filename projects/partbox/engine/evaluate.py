@@ -18,12 +18,13 @@ from detectron2.evaluation import DatasetEvaluator
 from partbox.data.loader import subset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.evaluation.batches import RecordBatches
-from partbox.evaluation.examples import save_examples
+from partbox.evaluation.example_files import write_examples
+from partbox.evaluation.examples import choose_examples
 from partbox.evaluation.guides import GuideBook
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
-from partbox.evaluation.record_files import writing
+from partbox.evaluation.record_files import locked, writing
 from partbox.evaluation.records import write_records
 from partbox.evaluation.run import Evaluation, conclude, missing_units, self_checks, work
 from partbox.evaluation.stamp import versions
@@ -35,7 +36,7 @@ from partbox.modeling import PartClassifier
 from .build import build_classifier, check_true_parts, perturbations_of
 from .checks import ConfigError
 from .hooks.best_checkpoint import BEST
-from .run_folder import config_hash, effective_config
+from .run_folder import config_changes, config_hash, effective_config
 from .setup import load_config, load_dataset
 
 logger = logging.getLogger(__name__)
@@ -53,17 +54,14 @@ def fingerprint(cfg: CfgNode, model: torch.nn.Module) -> dict[str, Any]:
 
 
 def evaluate_and_save(
-    cfg: CfgNode, model: PartClassifier, *, weights: str, keep_examples: int = 8, part: tuple[int, int] = (0, 1)
+    cfg: CfgNode, model: PartClassifier, *, weights: str, part: tuple[int, int] = (0, 1)
 ) -> dict[str, Any] | None:
     """Evaluate a part classifier on ``DATASETS.TEST``; see :func:`evaluate_subject`.
-
-    ``examples.npz`` in ``OUTPUT_DIR`` gets the first images of each perturbation, for pictures.
 
     Args:
         cfg: complete configuration.
         model: with its weights loaded.
         weights: where they come from, for the record.
-        keep_examples: images of each perturbation to keep for pictures, at least 1.
         part: (i, n): do the i-th of n parts of the work; whoever finishes last writes the results.
     """
     dataset = load_dataset(cfg, cfg.DATASETS.TEST, "DATASETS.TEST")
@@ -77,18 +75,11 @@ def evaluate_and_save(
         mapper,
         _evaluators(model, records),
         facts={"weights": weights, "class_names": list(model.class_names)},
+        part_names=() if model.extractor is None or model.extractor.training_only else model.channel_names,
         dataset_images=len(dataset.records),
-        keep_examples=keep_examples,
         part=part,
     )
-    if finished is None:
-        return None
-    results, outcome = finished
-    if not any(outcome.examples.values()):
-        logger.warning("No images were kept for pictures: their part of the evaluation ended before")
-        return results
-    save_examples(Path(cfg.OUTPUT_DIR) / "examples.npz", outcome.examples, model.class_names)
-    return results
+    return None if finished is None else finished[0]
 
 
 def surrogate_of(cfg: CfgNode, model: PartClassifier) -> PartClassifier | None:
@@ -118,11 +109,11 @@ def evaluate_subject(
     evaluators: Sequence[DatasetEvaluator],
     *,
     facts: Mapping[str, Any],
+    part_names: Sequence[str],
     dataset_images: int,
-    keep_examples: int = 0,
     part: tuple[int, int] = (0, 1),
 ) -> tuple[dict[str, Any], Evaluation] | None:
-    """Evaluate any model; write ``results.json`` and ``records.jsonl`` to ``OUTPUT_DIR``.
+    """Evaluate any model; write ``results.json``, ``records.jsonl`` and ``examples/`` to ``OUTPUT_DIR``.
 
     Finished batches are kept in ``OUTPUT_DIR/records`` at once: a killed evaluation goes on from there when it is
     started again, and its results equal those of an uninterrupted one.
@@ -133,9 +124,9 @@ def evaluate_subject(
         records: of the images to evaluate.
         mapper: from a record to a sample.
         evaluators: detectron2 evaluators.
-        facts: entries of ``results.json`` that the caller knows.
+        facts: entries of ``results.json`` that the caller knows, ``class_names`` among them.
+        part_names: what the model's part maps and boxes show, in order.
         dataset_images: images in the dataset, of which ``records`` may be a part.
-        keep_examples: images of the first batch to keep for pictures.
         part: (i, n): do the i-th of n parts of the work; whoever finishes last writes the results.
 
     Returns:
@@ -144,15 +135,15 @@ def evaluate_subject(
     Raises:
         RecordsError: a file cannot be written or read, or the folder holds records of another evaluation.
     """
-    started = time.perf_counter()
+    started, seed = time.perf_counter(), cfg.ROBUST_EVAL.SEED
     perturbations = perturbations_of(cfg, subject.kind)
     subject.check(perturbations)
     batches = RecordBatches(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS)
     ready = image_evaluators(evaluators, records)
     folder = Path(cfg.OUTPUT_DIR)
     with RecordStore(folder / "records", fingerprint(cfg, subject.module), process=f"{part[0]}-of-{part[1]}") as store:
-        options: dict[str, Any] = {"seed": cfg.ROBUST_EVAL.SEED, "keep_examples": keep_examples, "part": part}
-        work(subject, batches, perturbations, ready, store, **options)
+        examples = choose_examples(records, cfg.ROBUST_EVAL.EXAMPLES, seed=seed, perturbations=len(perturbations))
+        work(subject, batches, perturbations, ready, store, seed=seed, examples=examples, part=part)
         missing = missing_units(len(batches), perturbations, store)
         if missing:
             logger.info(
@@ -160,13 +151,13 @@ def evaluate_subject(
                 *(part[0], part[1], missing),
             )
             return None
-        outcome = conclude(len(batches), perturbations, ready, store, subject)
+        outcome = conclude(len(batches), perturbations, ready, store, subject, examples)
     if cfg.ROBUST_EVAL.SELF_CHECK_IMAGES:
-        count, seed = cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, cfg.ROBUST_EVAL.SEED
-        self_checks(subject, batches, perturbations, outcome, images=count, seed=seed)
+        self_checks(subject, batches, perturbations, outcome, images=cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, seed=seed)
     results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
     results["seconds"] = time.perf_counter() - started
     _write(folder, results, outcome)
+    _write_examples(cfg, outcome, facts["class_names"], part_names)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
     return results, outcome
@@ -177,6 +168,22 @@ def _write(folder: Path, results: Mapping[str, Any], outcome: Evaluation) -> Non
         write_records(folder / "records.jsonl", outcome.records)
     with writing(folder / "results.json", "results"):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+
+
+def _write_examples(cfg: CfgNode, outcome: Evaluation, class_names: Sequence[str], part_names: Sequence[str]) -> None:
+    if not any(outcome.examples.values()):
+        return
+    folder = Path(cfg.OUTPUT_DIR)
+    with locked(folder / "records"):  # two parts that end at once see each other finished, and both write
+        write_examples(
+            folder / "examples",
+            outcome.examples,
+            class_names=class_names,
+            part_names=part_names,
+            score=cfg.ROBUST_EVAL.EXAMPLE_SCORE,
+        )
+    images = len(outcome.examples["clean"])
+    logger.info("%d images under %d perturbations are kept in %s", images, len(outcome.examples), folder / "examples")
 
 
 def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tuple[int, int]) -> dict[str, Any]:
@@ -192,6 +199,7 @@ def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tu
         "device": str(next(subject.module.parameters()).device),
         "threads": torch.get_num_threads(),
         "results": outcome.results,
+        "config_changes": config_changes(cfg),
         "config": cfg.dump(),
     }
 

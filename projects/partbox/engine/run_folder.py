@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from partbox.processes import is_main, on_main, rank, world_size
 
 from .checkpoint import resumable_files
 from .checks import ConfigError
+from .setup import default_config
 from .slurm.job import own_job
 
 METRICS = "metrics.json"
@@ -47,7 +49,8 @@ model_final.pth       weights at the end
 results.json          the evaluation: accuracies, threat models, seeds, versions, configuration
 records.jsonl         one line an image and perturbation
 records/              finished batches of the evaluation, from which an interrupted one goes on
-examples.png          clean and attacked images with the parts found
+examples/             a few images as the model saw them under each perturbation, and what it found: index.json, PNG
+examples.png          some of them on one page
 """
 
 # What may change between the starts of one training run without changing what is trained.
@@ -62,7 +65,15 @@ MAY_CHANGE = (
     "ROBUST_EVAL",
 )
 # What does not decide the numbers of an evaluation.
-NO_EFFECT = ("OUTPUT_DIR", "MODEL.DEVICE", "DATASETS.ROOT", "DATALOADER.NUM_WORKERS", "INPUT.VERIFY_IMAGES")
+NO_EFFECT = (
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "DATASETS.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "INPUT.VERIFY_IMAGES",
+    "ROBUST_EVAL.EXAMPLES",
+    "ROBUST_EVAL.EXAMPLE_SCORE",
+)
 
 
 def _flat(node: dict, without: tuple[str, ...], prefix: str = "") -> dict[str, object]:
@@ -83,6 +94,12 @@ def _plain(cfg: CfgNode) -> dict:
 def effective_config(cfg: CfgNode) -> dict[str, object]:
     """The configuration by dotted key, without what does not decide an evaluation's numbers."""
     return _flat(_plain(cfg), NO_EFFECT)
+
+
+def config_changes(cfg: CfgNode) -> dict[str, dict[str, object]]:
+    """What differs from the defaults, by dotted key: ``value`` and ``default``."""
+    now, before = _flat(_plain(cfg), ()), _flat(_plain(default_config()), ())
+    return {key: {"value": now[key], "default": before.get(key)} for key in sorted(now) if now[key] != before.get(key)}
 
 
 def config_hash(cfg: CfgNode) -> str:
@@ -150,10 +167,13 @@ def start_line(command: Sequence[str], environment: Mapping[str, str], part: tup
 
 
 def _drop_unfinished(folder: Path) -> None:
-    """Delete the temporary files that a kill left; for the only process that writes to the folder."""
+    """Delete the temporary files and folders that a kill left; for the only process that writes to the folder."""
     for pattern in (".*.tmp", "records/.*.tmp"):
         for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

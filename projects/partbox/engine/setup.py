@@ -85,6 +85,14 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
         cfg.merge_from_list([key, repr(typed) if quoted else typed])
 
 
+def default_config() -> CfgNode:
+    """The defaults of detectron2, partbox, Mask DINO and DINO."""
+    cfg = get_cfg()
+    add_partbox_config(cfg)
+    add_maskdino_config(cfg)
+    return cfg
+
+
 def load_config(
     config_file: str | Path | None = None, options: Sequence[str] = (), *, experiment: str | None = None
 ) -> CfgNode:
@@ -98,9 +106,7 @@ def load_config(
     Raises:
         ConfigError: missing file, unknown key, or a value of another type.
     """
-    cfg = get_cfg()
-    add_partbox_config(cfg)
-    add_maskdino_config(cfg)
+    cfg = default_config()
     if len(options) % 2:
         raise ConfigError(f"options are pairs KEY VALUE, but {options[-1]!r} stands alone")
     try:

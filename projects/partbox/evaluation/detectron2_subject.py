@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
@@ -19,6 +20,7 @@ from partbox.attacks.segmentation import saturated
 
 from .corruption_mapper import CorruptionMapper
 from .detectron2_checks import check_detectron2
+from .examples import Example, detector_example, pixels_of, segmenter_example
 from .found_objects import IOU, SCORE, count_found, object_scores
 from .perturbations import Perturbation
 from .records import Record
@@ -78,7 +80,7 @@ class Detectron2Subject:
 
     def see(self, batch: Batch, perturbation: Perturbation, seed: int) -> Seen:
         """Perturb each image and look at it again."""
-        records, outputs = [], []
+        records, outputs, pictures = [], [], []
         for sample in batch:
             clean = sample["image"].to(self.device).float() / 255
             record, image = self.perturb(sample, clean, perturbation, seed)
@@ -88,7 +90,12 @@ class Detectron2Subject:
                 record = replace(record, distance=distance)
             records.append(self.judge(record, sample, output))
             outputs.append(output)
-        return Seen(records, outputs, lambda count: {})
+            pictures.append(pixels_of(image))
+
+        def examples(rows: Sequence[int]) -> list[Example]:
+            return [self.example(batch[row], pictures[row], outputs[row], records[row]) for row in rows]
+
+        return Seen(records, outputs, examples)
 
     def self_checks(
         self, samples: Batch, attacks: Sequence[Perturbation], robust: Sequence[bool], seed: int
@@ -127,6 +134,12 @@ class Detectron2Subject:
 
     def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
         """The record with the verdict on the model's output."""
+        raise NotImplementedError
+
+    def example(
+        self, sample: Mapping[str, Any], image: np.ndarray, output: Mapping[str, Any], record: Record
+    ) -> Example:
+        """What is kept for pictures of an image (H, W, 3) uint8 in the model's channel order."""
         raise NotImplementedError
 
     def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
@@ -214,6 +227,11 @@ class DetectorSubject(Detectron2Subject):
         found, objects = self.count_right(sample, output)
         return replace(record, objects=objects, found=found, fooled=objects > 0 and found == 0)
 
+    def example(
+        self, sample: Mapping[str, Any], image: np.ndarray, output: Mapping[str, Any], record: Record
+    ) -> Example:
+        return detector_example(sample, image, output, record)
+
     def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
         truth = sample["instances"]
         return count_found(truth, output["instances"], iou=self.iou, score=self.score), len(truth)
@@ -275,6 +293,11 @@ class SegmenterSubject(Detectron2Subject):
             return record
         right, labelled = self.count_right(sample, output)
         return replace(record, fooled=labelled > 0 and right == 0)
+
+    def example(
+        self, sample: Mapping[str, Any], image: np.ndarray, output: Mapping[str, Any], record: Record
+    ) -> Example:
+        return segmenter_example(sample, image, output)
 
     def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
         labels, scores = sample["sem_seg"].cpu(), output["sem_seg"].float().cpu()

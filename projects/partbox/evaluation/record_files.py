@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from partbox.files import write_atomically
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class RecordsError(RuntimeError):
@@ -43,6 +45,16 @@ def writing(path: Path, what: str = "records") -> Iterator[None]:
             f"cannot write {what} to {path}: {why}. Every batch finished before is kept: make room and start again "
             "with the same command"
         ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the system lets go of the lock of one that dies."""
+    with writing(folder):
+        file = open(folder / ".lock", "ab")  # noqa: SIM115 closed below; only opening it is "writing"
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_object(path: Path, advice: str) -> dict[str, Any]:
@@ -72,8 +84,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
         write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of an ``.npz`` file; None without one.
+def read_arrays(path: Path, decode: Callable[[dict[str, np.ndarray]], T]) -> T | None:
+    """What ``decode`` makes of the arrays of an ``.npz`` file; None without one.
 
     A damaged one is deleted with a warning: pictures are no result.
     """
@@ -81,7 +93,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
+            return decode({key: stored[key] for key in stored.files})
     # A single array has no files and is no context (TypeError, AttributeError); a damaged zip raises nearly anything.
     except (
         *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError),

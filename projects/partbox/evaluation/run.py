@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
 from partbox.attacks import attack_mode
+from partbox.attacks.draws import ImageId
 from partbox.data.loader import subset
 
 from .batches import Batches, LoadedBatches
 from .black_box import compare_black_box, without_black_box
+from .examples import Example, as_rgb, check_channel_order, choose_examples
 from .image_evaluator import ImageEvaluator, image_evaluators
 from .perturbations import Perturbation
 from .progress import Progress
@@ -21,8 +23,10 @@ from .records import Record
 from .self_checks import Check
 from .stamp import check_unique, stamp_of
 from .store import RecordStore, Unit
-from .subject import Batch, ClassifierSubject, Subject
+from .subject import Batch, ClassifierSubject, Seen, Subject
 from .summary import performance_under_corruptions, summarize
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,12 +36,12 @@ class Evaluation:
     Attributes:
         results: accuracies and the evaluators' metrics, plain values; computed from the records alone.
         records: one an image and perturbation, by perturbation in the order of the images.
-        examples: arrays of the first few images of each perturbation, for pictures.
+        examples: a few images for pictures by perturbation, the same in the same order under each.
     """
 
     results: dict[str, Any]
     records: list[Record]
-    examples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    examples: dict[str, list[Example]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -61,7 +65,8 @@ def evaluate(
         perturbations: from :func:`partbox.evaluation.perturbations.build_perturbations`.
         evaluators: detectron2 evaluators; they see the outputs on the perturbed images.
         seed: of every random draw.
-        keep_examples: images of each perturbation to keep with their predictions, from the first batch.
+        keep_examples: images to keep with what the model finds in them, the same under each perturbation, see
+            :func:`partbox.evaluation.examples.choose_examples`.
         progress: show a progress bar with the time left.
         store: keeps finished batches; those that it has already are not done again. Those of another evaluation
             (other images, batches, seed, perturbations, evaluators, weights, versions of the packages) are refused.
@@ -77,8 +82,9 @@ def evaluate(
     ready = image_evaluators(evaluators, parts.records)
     subject = as_subject(model)
     subject.check(perturbations)
-    work(subject, parts, perturbations, ready, store, seed=seed, keep_examples=keep_examples, progress=progress)
-    return conclude(len(parts), perturbations, ready, store, subject)
+    examples = choose_examples(parts.records, keep_examples, seed=seed, perturbations=len(perturbations))
+    work(subject, parts, perturbations, ready, store, seed=seed, examples=examples, progress=progress)
+    return conclude(len(parts), perturbations, ready, store, subject, examples)
 
 
 def _remark(subject: Subject, results: dict[str, Any], perturbations: Sequence[Perturbation]) -> None:
@@ -119,7 +125,7 @@ def work(
     store: RecordStore,
     *,
     seed: int = 0,
-    keep_examples: int = 0,
+    examples: Sequence[ImageId] = (),
     progress: bool = True,
     part: tuple[int, int] = (0, 1),
 ) -> None:
@@ -132,7 +138,7 @@ def work(
         evaluators: what measures each image.
         store: gets each batch as soon as it is finished.
         seed: of every random draw.
-        keep_examples: images of the first batch to keep for pictures.
+        examples: images to keep for pictures.
         progress: show a progress bar with the time left.
         part: (i, n): do only every n-th batch from the i-th on, as one of n processes.
 
@@ -144,25 +150,55 @@ def work(
     done = store.finished()
     mine = units_of(len(batches), perturbations)[part[0] :: part[1]]
     finished = sum(unit in done for unit in mine)
+    pictures = _Pictures(subject, batches, examples)
     with attack_mode(subject.module), Progress(len(mine), finished, shown=progress) as bar:
         for perturbation in perturbations:
-            first = (perturbation.name, 0)
-            pictures = keep_examples > 0 and first in mine and store.load_examples(perturbation.name) is None
-            # The first batch is seen again where its records are there and its pictures are not (full disk, damage).
-            missing = [
-                unit[1]
-                for unit in mine
-                if unit[0] == perturbation.name and (unit not in done or (pictures and unit == first))
-            ]
+            its = [unit for unit in mine if unit[0] == perturbation.name]
+            # A batch is seen again where its records are there and its pictures are not (full disk, damage).
+            lost = {unit for unit in its if unit in done and not pictures.are_in(store, unit)}
+            if lost:
+                logger.info("%s: %d finished batches are seen again for their pictures", perturbation.name, len(lost))
+            missing = [unit[1] for unit in its if unit not in done or unit in lost]
             mapper = subject.mapper(batches.mapper, perturbation, seed)
             for number, batch in zip(missing, _loaded(batches, missing, mapper), strict=True):
                 unit = (perturbation.name, number)
                 seen = subject.see(batch, perturbation, seed)
-                if unit not in done:
-                    store.append(unit, _measured(seen.records, batch, seen.outputs, evaluators))
-                    bar.step(perturbation.name)
-                if pictures and unit == first:  # after the records: pictures that cannot be written lose no batch
-                    store.save_examples(perturbation.name, seen.examples(keep_examples))
+                # Before the records, so that a finished batch has its pictures, whoever looks; those that cannot be
+                # written lose no batch.
+                try:
+                    pictures.keep(store, unit, batch, seen)
+                finally:
+                    if unit not in done:
+                        store.append(unit, _measured(seen.records, batch, seen.outputs, evaluators))
+                        bar.step(perturbation.name)
+
+
+class _Pictures:
+    """Which images of which batches are kept for pictures."""
+
+    def __init__(self, subject: Subject, batches: Batches, examples: Sequence[ImageId]) -> None:
+        # Samples in memory do not say their channel order; most of detectron2's models know what they expect.
+        known = getattr(batches.mapper, "image_format", None) or getattr(subject.module, "input_format", None)
+        self.image_format = known or "RGB"
+        if examples:
+            check_channel_order(self.image_format)
+        wanted, start = set(examples), 0
+        self._ids: list[set[ImageId]] = []
+        for size in batches.sizes:
+            of_batch = {batches.records[row]["image_id"] for row in range(start, start + size)}
+            self._ids.append(of_batch & wanted)
+            start += size
+
+    def are_in(self, store: RecordStore, unit: Unit) -> bool:
+        """Whether the store has what is wanted of the batch."""
+        wanted = self._ids[unit[1]]
+        return not wanted or wanted <= {one.image_id for one in store.load_examples(unit)}
+
+    def keep(self, store: RecordStore, unit: Unit, batch: Batch, seen: Seen) -> None:
+        """Put what is wanted of the batch into the store."""
+        rows = [row for row, sample in enumerate(batch) if sample["image_id"] in self._ids[unit[1]]]
+        if rows:
+            store.save_examples(unit, [as_rgb(one, self.image_format) for one in seen.examples(rows)])
 
 
 def _loaded(batches: Batches, numbers: Sequence[int], mapper: Any) -> Iterator[Batch]:
@@ -192,8 +228,11 @@ def conclude(
     evaluators: Sequence[ImageEvaluator],
     store: RecordStore,
     subject: Subject | None = None,
+    examples: Sequence[ImageId] = (),
 ) -> Evaluation:
     """The numbers of a finished evaluation, from its records alone; what ``subject`` says about itself beside them.
+
+    ``examples``: images that were kept for pictures; those that are not there under every perturbation are left out.
 
     Raises:
         ValueError: batches are missing, or an image id occurs twice.
@@ -226,7 +265,25 @@ def conclude(
     ]
     if subject is not None:
         _remark(subject, results, perturbations)
-    return Evaluation(results, records, {one.name: store.load_examples(one.name) or {} for one in perturbations})
+    return Evaluation(results, records, _examples(batches, perturbations, store, examples))
+
+
+def _examples(
+    batches: int, perturbations: Sequence[Perturbation], store: RecordStore, wanted: Sequence[ImageId]
+) -> dict[str, list[Example]]:
+    if not wanted:
+        return {}
+    found = {
+        perturbation.name: {
+            one.image_id: one for number in range(batches) for one in store.load_examples((perturbation.name, number))
+        }
+        for perturbation in perturbations
+    }
+    everywhere = [image_id for image_id in wanted if all(image_id in its for its in found.values())]
+    if len(everywhere) < len(wanted):
+        lost = len(wanted) - len(everywhere)
+        logger.warning("Pictures of %d of %d images are not there: start again to make them", lost, len(wanted))
+    return {name: [its[image_id] for image_id in everywhere] for name, its in found.items()}
 
 
 def self_checks(

@@ -7,23 +7,21 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from partbox.files import write_text
 
-from .record_files import RecordsError, read_arrays, read_object, write_arrays, writing
+from .example_files import from_arrays, to_arrays
+from .examples import Example
+from .record_files import RecordsError, locked, read_arrays, read_object, write_arrays, writing
 from .records import Record
 
 Unit = tuple[str, int]  # perturbation, number of the batch
 FINGERPRINT = "fingerprint.json"  # what the one who made the store said of the evaluation
 STAMP = "evaluation.json"  # what the evaluation said of itself
 RECORDS = "process-*.jsonl"
-Examples = dict[str, np.ndarray]
 
 
 class RecordStore:
@@ -50,7 +48,7 @@ class RecordStore:
     ) -> None:
         self._memory: dict[Unit, list[Record]] = {}
         self._stamp: dict[str, Any] = {}
-        self._examples: dict[str, Examples] = {}
+        self._examples: dict[Unit, list[Example]] = {}
         self.folder = Path(folder) if folder is not None else None
         self._file: io.FileIO | None = None
         if self.folder is not None:
@@ -95,7 +93,7 @@ class RecordStore:
         """Write the file, or compare with it; ``begun`` says which files of records cannot be there before it is."""
         path = folder / name
         advice = f"it says which evaluation the records beside it belong to; delete {folder} to start anew"
-        with _locked(folder):  # two processes that start at once: one writes, the other compares
+        with locked(folder):  # two processes that start at once: one writes, the other compares
             if not path.exists():
                 if any(begun(one) for one in folder.glob(RECORDS)):
                     raise RecordsError(f"{folder} holds records and no {name}: delete the folder to start anew")
@@ -150,37 +148,27 @@ class RecordStore:
                     found.setdefault(unit, records)
         return found
 
-    def save_examples(self, perturbation: str, examples: Examples) -> None:
-        """Keep the arrays of a few images for pictures, whole or not at all.
+    def save_examples(self, unit: Unit, examples: Sequence[Example]) -> None:
+        """Keep the examples of one batch for pictures, whole or not at all.
 
         Raises:
             RecordsError: they cannot be written.
         """
         if self.folder is None:
-            self._examples[perturbation] = examples
+            self._examples[unit] = list(examples)
         else:
-            write_arrays(self._examples_path(perturbation), examples)
+            write_arrays(self._examples_path(unit), to_arrays(examples))
 
-    def load_examples(self, perturbation: str) -> Examples | None:
-        """What :meth:`save_examples` was given; None if nothing, or if its file was damaged, which is then dropped."""
+    def load_examples(self, unit: Unit) -> list[Example]:
+        """What :meth:`save_examples` was given; empty if nothing, or if its file was damaged, which is then dropped."""
         if self.folder is None:
-            return self._examples.get(perturbation)
-        return read_arrays(self._examples_path(perturbation))
+            return self._examples.get(unit, [])
+        return read_arrays(self._examples_path(unit), from_arrays) or []
 
-    def _examples_path(self, perturbation: str) -> Path:
+    def _examples_path(self, unit: Unit) -> Path:
         assert self.folder is not None
-        digest = hashlib.sha256(perturbation.encode()).hexdigest()[:16]
-        return self.folder / f"examples-{digest}.npz"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the system lets go of the lock of one that dies."""
-    with writing(folder):
-        file = open(folder / ".lock", "ab")  # noqa: SIM115 closed below; only opening it is "writing"
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        digest = hashlib.sha256(unit[0].encode()).hexdigest()[:16]
+        return self.folder / f"examples-{digest}-{unit[1]}.npz"
 
 
 def _as_stored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +13,7 @@ from torch.nn import functional
 from partbox.attacks import AttackResult
 
 from .attacking import attack_batch, is_oracle, predict_of_rows
-from .examples import stack_examples
+from .examples import Example, classifier_example
 from .guides import GuideBook
 from .part_predictions import mask_head, part_predict
 from .perturbations import Perturbation
@@ -32,12 +31,12 @@ class Seen:
     Attributes:
         records: one an image, without measurements.
         outputs: the model's output for each perturbed image.
-        examples: makes the arrays of the first images for pictures, given their number.
+        examples: makes the examples of the images with these numbers in the batch, in the channel order of the model.
     """
 
     records: list[Record]
     outputs: list[dict[str, Any]]
-    examples: Callable[[int], dict[str, np.ndarray]]
+    examples: Callable[[Sequence[int]], list[Example]]
 
 
 class Subject(Protocol):
@@ -151,7 +150,7 @@ class ClassifierSubject:
         return Seen(
             _records(batch, outputs, result, perturbation, clean),
             outputs,
-            lambda count: stack_examples(batch[:count], list(result.images[:count]), outputs[:count]),
+            lambda rows: [classifier_example(batch[row], result.images[row], outputs[row]) for row in rows],
         )
 
     def self_checks(

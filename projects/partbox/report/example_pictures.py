@@ -1,17 +1,20 @@
-"""Clean and attacked images with the parts that a model finds in them."""
+"""Clean and attacked images with the parts or objects that a model finds in them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
+from .examples import FOLDER, Example, read_examples
 from .learning_curves import save_figure
 
-EXAMPLES = "examples.npz"
+RIGHT, WRONG = "#00704f", "#b33a00"
+MOST_BOXES = 12  # of an image, the surest: more hide it
 
 
 def part_colours(part_map: np.ndarray) -> np.ndarray:
@@ -22,46 +25,66 @@ def part_colours(part_map: np.ndarray) -> np.ndarray:
     return colours
 
 
-def save_example_pictures(folder: str | Path, *, most_images: int = 8, most_perturbations: int = 4) -> Path:
-    """Draw ``examples.png`` from ``examples.npz`` of a run's folder.
+def save_example_pictures(folder: str | Path, *, most_images: int = 8, most_perturbations: int = 4) -> Path | None:
+    """Draw ``examples.png`` from ``examples/`` of a run's folder; None where there is none.
 
-    One column an image; a row of images and, where the model finds parts, a row of parts for each perturbation. A
-    title is green where the prediction is right.
+    One column an image; a row of images and, where the model finds parts or objects, a row of those for each
+    perturbation. A title is green where the prediction is right, or all labelled objects are found.
 
     Args:
         folder: of the run.
         most_images: columns at most.
         most_perturbations: perturbations at most, in the order of the evaluation.
+
+    Raises:
+        ExamplesError: the examples cannot be read.
     """
     folder = Path(folder)
-    with np.load(folder / EXAMPLES, allow_pickle=False) as stored:
-        names = [str(name) for name in stored["perturbations"][:most_perturbations]]
-        classes = [str(name) for name in stored["class_names"]]
-        labels = stored["labels"][:most_images]
-        groups = [{key: stored[f"{key}_{i}"] for key in _keys(stored, i)} for i in range(len(names))]
-    rows = [(name, group, kind) for name, group in zip(names, groups, strict=True) for kind in _kinds(group)]
-    count = len(labels)
-    figure = Figure(figsize=(1.7 * count + 0.8, 1.9 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), count, squeeze=False)
-    for axes_row, (name, group, kind) in zip(grid, rows, strict=True):
-        for column, axes in enumerate(axes_row):
-            axes.imshow(group["images"][column], interpolation="nearest")
+    if not (folder / FOLDER).exists() or not (examples := read_examples(folder / FOLDER)):
+        return None
+    ids = list(dict.fromkeys(one.image_id for one in examples))[:most_images]
+    names = list(dict.fromkeys(one.perturbation for one in examples))[:most_perturbations]
+    by_place = {(one.perturbation, one.image_id): one for one in examples}
+    kinds = ["image", "found"] if any(one.part_map is not None or one.boxes for one in examples) else ["image"]
+    rows = [(name, kind) for name in names for kind in kinds]
+    figure = Figure(figsize=(1.7 * len(ids) + 0.8, 1.9 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(ids), squeeze=False)
+    for axes_row, (name, kind) in zip(grid, rows, strict=True):
+        for axes, image_id in zip(axes_row, ids, strict=True):
             axes.set(xticks=[], yticks=[])
-            if kind == "parts":
-                axes.imshow(part_colours(group["parts"][column]), interpolation="nearest")
-            else:
-                right = group["predictions"][column] == labels[column]
-                title = f"{classes[group['predictions'][column]]} {group['confidences'][column]:.0%}"
-                axes.set_title(title, fontsize=8, color="#00704f" if right else "#b33a00")
-        axes_row[0].set_ylabel(f"{name}\n{kind}", fontsize=8)
-    for column, axes in enumerate(grid[-1]):
-        axes.set_xlabel(f"true: {classes[labels[column]]}", fontsize=8)
+            if (name, image_id) in by_place:
+                _draw(axes, by_place[name, image_id], kind)
+        axes_row[0].set_ylabel(f"{name}\n{kind}", fontsize=8, parse_math=False)
+    for axes, image_id in zip(grid[-1], ids, strict=True):
+        label = by_place[names[0], image_id].label if (names[0], image_id) in by_place else None
+        if label is not None:
+            axes.set_xlabel(f"true: {label}", fontsize=8, parse_math=False)
     return save_figure(figure, folder / "examples.png", dpi=80)
 
 
-def _keys(stored: Any, index: int) -> list[str]:
-    return [key for key in ("images", "predictions", "confidences", "parts") if f"{key}_{index}" in stored]
+def _draw(axes: Axes, example: Example, kind: str) -> None:
+    """One image, alone with its title or with what was found in it."""
+    axes.imshow(example.image, interpolation="nearest")
+    if kind == "image":
+        color = "black" if example.correct is None else RIGHT if example.correct else WRONG
+        axes.set_title(_title(example), fontsize=8, color=color, parse_math=False)
+        return
+    if example.part_map is not None:
+        axes.imshow(part_colours(example.part_map), interpolation="nearest")
+    numbers = {name: number for number, name in enumerate(example.part_names, start=1)}
+    for found in example.boxes[:MOST_BOXES]:
+        x0, y0, x1, y1 = found.box
+        shade = colormaps["tab20"]((numbers.get(found.name, 1) - 1) % 20)
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=shade, linewidth=1))
+        text = f"{found.name} {found.score:.0%}"
+        behind = {"facecolor": shade, "alpha": 0.7, "pad": 0.5, "linewidth": 0}
+        axes.text(x0, y0, text, fontsize=4, va="top", bbox=behind, clip_on=True, parse_math=False)
 
 
-def _kinds(group: dict[str, np.ndarray]) -> list[str]:
-    return ["image", "parts"] if "parts" in group else ["image"]
+def _title(example: Example) -> str:
+    if example.prediction is not None:
+        sure = "" if example.confidence is None else f" {example.confidence:.0%}"
+        return f"{example.prediction}{sure}"
+    if example.correct is not None:
+        return "all objects found" if example.correct else "objects missed"
+    return ""

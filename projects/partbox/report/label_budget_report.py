@@ -38,7 +38,8 @@ def _by_budget(summary: Summary) -> dict[Budget, list[dict[str, Any]]]:
     return dict(groups)
 
 
-def _threats(summary: Summary) -> list[str]:
+def threats_of_sweep(summary: Summary) -> list[str]:
+    """Threat models that any run of a sweep was attacked under."""
     return list(dict.fromkeys(threat for run in summary["runs"] for threat in run["robust_accuracy"]))
 
 
@@ -47,9 +48,9 @@ def _spread(values: list[float]) -> str:
     return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
-def label_budget_table(summary: Summary) -> str:
-    """One row a budget: what it labels, what that costs, mean ± standard deviation (n - 1) over the seeds."""
-    threats = _threats(summary)
+def budget_rows(summary: Summary) -> tuple[list[str], list[list[Any]]]:
+    """Headings, and one row a budget: what it labels and costs, mean ± standard deviation (n - 1) over the seeds."""
+    threats = threats_of_sweep(summary)
     rows = []
     for (masks, boxes), runs in _by_budget(summary).items():
         first = runs[0]
@@ -68,24 +69,32 @@ def label_budget_table(summary: Summary) -> str:
             ]
         )
     headers = ["masks %", "boxes %", "images with masks", "with boxes", "labelled parts", "hours", "seeds", "clean %"]
-    table = tabulate(
-        rows, headers=[*headers, *[f"robust % {t}" for t in threats]], tablefmt="github", disable_numparse=True
-    )
-    cost = f"Cost: {summary['seconds_per_box']:g} s a box, {summary['seconds_per_mask']:g} s a mask."
+    return [*headers, *[f"robust % {t}" for t in threats]], rows
+
+
+def budget_notes(summary: Summary) -> list[str]:
+    """Unreliable results, and what is not finished."""
     notes = [f"(!) {run['run']}: {reason}" for run in summary["runs"] for reason in run["unreliable"]]
-    notes += [f"not finished: {', '.join(summary['missing'])}"] if summary["missing"] else []
-    return "\n".join([table, "", cost, *notes])
+    return notes + ([f"not finished: {', '.join(summary['missing'])}"] if summary["missing"] else [])
+
+
+def label_budget_table(summary: Summary) -> str:
+    """The rows of :func:`budget_rows`, then the cost of a label and the notes."""
+    headers, rows = budget_rows(summary)
+    table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    cost = f"Cost: {summary['seconds_per_box']:g} s a box, {summary['seconds_per_mask']:g} s a mask."
+    return "\n".join([table, "", cost, *budget_notes(summary)])
 
 
 def save_label_budget_report(folder: str | Path) -> tuple[Path, Path]:
     """Draw ``label_budget.png`` and write ``label_budget.md`` beside the summary; their paths."""
     folder = Path(folder)
     summary = read_summary(folder)
-    figure = Figure(figsize=(5 * (1 + len(_threats(summary))), 4), layout="constrained")
-    panels = figure.subplots(1, 1 + len(_threats(summary)), squeeze=False)[0]
-    _draw(panels[0], summary, "clean", None)
-    for axes, threat in zip(panels[1:], _threats(summary), strict=True):
-        _draw(axes, summary, f"robust, {threat}", threat)
+    figure = Figure(figsize=(5 * (1 + len(threats_of_sweep(summary))), 4), layout="constrained")
+    panels = figure.subplots(1, 1 + len(threats_of_sweep(summary)), squeeze=False)[0]
+    draw_label_cost(panels[0], summary, "clean", None)
+    for axes, threat in zip(panels[1:], threats_of_sweep(summary), strict=True):
+        draw_label_cost(axes, summary, f"robust, {threat}", threat)
     figure.suptitle(f"{summary['dataset']}, {summary['training_images']} training images")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
@@ -94,7 +103,7 @@ def save_label_budget_report(folder: str | Path) -> tuple[Path, Path]:
     return folder / PLOT, folder / TABLE
 
 
-def _draw(axes: Axes, summary: Summary, title: str, threat: str | None) -> None:
+def draw_label_cost(axes: Axes, summary: Summary, title: str, threat: str | None) -> None:
     """A curve for boxes alone, for masks alone, and for mixtures; each seed a point, their mean the line."""
     budgets = _by_budget(summary)
     kinds = {

@@ -1,0 +1,186 @@
+"""The gallery: clean and perturbed images of each model side by side, as many as the page has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .examples import FOLDER, INDEX, Example, read_examples
+from .gallery_pictures import Part, difference_source, has_parts, part_numbers, parts_source, picture_source
+from .result_files import Run, role_of
+
+VERDICTS = ("correct", "fooled", "wrong on clean")
+NOT_JUDGED = "not judged"
+MARKUP = 2000  # bytes of a card beside its pictures, roughly; the page as a whole is measured again
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture of a card: which one it is, its address, alternative text, caption, and the parts on it."""
+
+    kind: str
+    source: str
+    alternative: str
+    caption: str
+    parts: Sequence[Part] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image under one perturbation, beside the clean one."""
+
+    model: str
+    image_id: str
+    perturbation: str
+    label: str
+    verdict: str
+    confidence: float | None
+    clean_confidence: float | None
+    pictures: Sequence[Shown]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page, roughly."""
+        return MARKUP + sum(len(one.source) + 200 * len(one.parts) for one in self.pictures)
+
+
+@dataclass
+class Gallery:
+    """All cards, and sentences on what is not among them."""
+
+    cards: list[Card] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    found: int = 0
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted({card.label for card in self.cards if card.label})
+
+    @property
+    def perturbations(self) -> list[str]:
+        return list(dict.fromkeys(card.perturbation for card in self.cards))
+
+    @property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(card.model for card in self.cards))
+
+    @property
+    def verdicts(self) -> list[str]:
+        others = {card.verdict for card in self.cards} - set(VERDICTS)
+        return [*VERDICTS, *sorted(others)]
+
+
+def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
+    """Cards of all runs, attacks before noise and corruptions, until ``room`` bytes are full.
+
+    Every run gets an equal share of the room, and what one does not need is left to those after it.
+
+    Raises:
+        ExamplesError: example images of a run are damaged.
+    """
+    gallery = Gallery()
+    without = [run.name for run in runs if not has_examples(run)]
+    having = [run for run in runs if has_examples(run)]
+    for place, run in enumerate(having):
+        left = room - sum(card.size for card in gallery.cards)
+        _add(gallery, run, left // (len(having) - place))
+    if len(gallery.cards) < gallery.found:
+        gallery.remarks.append(
+            f"{len(gallery.cards)} of {gallery.found} examples are in this file: all of them would make it too large. "
+            "The others are in the folders examples/ of the runs."
+        )
+    if without:
+        gallery.remarks.append(
+            f"No example images are kept of {', '.join(without)} (ROBUST_EVAL.EXAMPLES 0, or an evaluation by "
+            "an earlier version)."
+        )
+    return gallery
+
+
+def has_examples(run: Run) -> bool:
+    """Whether the run has example images."""
+    return run.folder is not None and (run.folder / FOLDER / INDEX).is_file()
+
+
+def _add(gallery: Gallery, run: Run, room: int) -> None:
+    assert run.folder is not None
+    by_image: dict[str, dict[str, Example]] = {}
+    for example in read_examples(run.folder / FOLDER):
+        by_image.setdefault(example.image_id, {})[example.perturbation] = example
+    names = [name for name in run.entries if name != "clean"] or ["clean"]
+    attacks = [name for name in names if role_of(run.entries[name]["settings"]) == "attack"]
+    rest = [name for name in names if name not in attacks]
+    wanted = [
+        (examples["clean"], examples[name])
+        for group in (attacks, rest)
+        for examples in by_image.values()
+        for name in group
+        if "clean" in examples and name in examples
+    ]
+    gallery.found += len(wanted)
+    for clean, other in wanted:
+        card = make_card(run.name, clean, other)
+        room -= card.size
+        if room < 0:
+            return
+        gallery.cards.append(card)
+
+
+def verdict_of(clean: Example, other: Example) -> str:
+    """``wrong on clean``, ``correct`` or ``fooled`` (right on the clean image alone); ``not judged`` of a segmenter."""
+    if clean.correct is None or other.correct is None:
+        return NOT_JUDGED
+    if not clean.correct:
+        return "wrong on clean"
+    return "correct" if other.correct else "fooled"
+
+
+def make_card(model: str, clean: Example, other: Example) -> Card:
+    """The card of an image under a perturbation; of the clean image alone where both are the same."""
+    alone = other.perturbation == "clean"
+    what = f"image {clean.image_id}" + (f" of class {clean.label}" if clean.label else "")
+    pictures = [
+        Shown("clean", picture_source(clean.image), f"{what}, clean: {_answer(clean)}", f"clean: {_answer(clean)}")
+    ]
+    if not alone:
+        name = other.perturbation
+        pictures.append(
+            Shown(
+                "adversarial",
+                picture_source(other.image),
+                f"{what}, {name}: {_answer(other)}",
+                f"{name}: {_answer(other)}",
+            )
+        )
+        if clean.image.shape == other.image.shape:
+            source = difference_source(clean.image, other.image)
+            words = f"{what}: what {name} changed, times 10, on grey"
+            pictures.append(Shown("difference", source, words, "difference x 10"))
+    numbers = part_numbers([clean, other])
+    for example, kind in ((clean, "clean"), (other, "adversarial"))[: 1 if alone else 2]:
+        if has_parts(example):
+            source, parts = parts_source(example, numbers)
+            names = ", ".join(f"{part.name} ({part.text})" for part in parts) or "none"
+            words = f"{what}, {example.perturbation}: parts found: {names}"
+            caption = f"found, {example.perturbation}" + ("" if parts else ": nothing")
+            pictures.append(Shown(f"parts-{kind}", source, words, caption, parts))
+    return Card(
+        model,
+        clean.image_id,
+        other.perturbation,
+        clean.label or "",
+        verdict_of(clean, other),
+        other.confidence,
+        clean.confidence,
+        pictures,
+    )
+
+
+def _answer(example: Example) -> str:
+    """What the model answers, in words."""
+    if example.prediction is not None:
+        sure = "" if example.confidence is None else f" {100 * example.confidence:.0f} %"
+        return f"{example.prediction}{sure} ({'right' if example.correct else 'wrong'})"
+    if example.correct is None:
+        return "not judged"
+    return "every object found" if example.correct else "objects missed"
