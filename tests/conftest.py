@@ -18,7 +18,14 @@ from partbox.data.example import generate_example_dataset
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Minutes each: they begin first, so that no process is left with one of them at the end.
-LONGEST = ("test_slurm.py", "test_launch.py", "test_several_processes.py", "test_train_net.py", "test_autoattack.py")
+LONGEST = (
+    "test_slurm.py",
+    "test_launch.py",
+    "test_several_processes.py",
+    "test_train_net.py",
+    "test_tour.py",
+    "test_autoattack.py",
+)
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
