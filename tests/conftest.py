@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from part_dataset_files import forget_builtin_datasets
 
 from partbox.data import PartDataset, load_part_dataset
+from partbox.data.catalog import unregister_part_dataset
 from partbox.data.example import generate_example_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 # Minutes each: they begin first, so that no process is left with one of them at the end.
-LONGEST = ("test_slurm.py", "test_launch.py", "test_several_processes.py", "test_train_net.py", "test_autoattack.py")
+LONGEST = (
+    "test_slurm.py",
+    "test_launch.py",
+    "test_several_processes.py",
+    "test_train_net.py",
+    "test_tour.py",
+    "test_autoattack.py",
+)
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
@@ -44,3 +55,23 @@ def example_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def example_dataset(example_root: Path) -> PartDataset:
     return load_part_dataset(example_root / "example" / "train.json", example_root / "example" / "images")
+
+
+@pytest.fixture
+def run_tool(example_root, monkeypatch, tmp_path):
+    """Run one of the tools in this process with command line arguments."""
+
+    def call(tool: str, *arguments: object) -> None:
+        forget_builtin_datasets()
+        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, arguments)])
+        spec = importlib.util.spec_from_file_location(f"{tool}_script", REPOSITORY / f"tools/{tool}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.main()
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    forget_builtin_datasets()
+    yield call
+    forget_builtin_datasets()
+    for file in tmp_path.rglob("*.json"):
+        unregister_part_dataset(str(file))

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"config", "data", "attacks", "corruptions"},
     "engine": {"config", "experiments", "data", "attacks", "corruptions", "modeling", "evaluation", "maskdino_ext"},
     "report": set(),
+    "api": {"config", "data", "attacks", "modeling", "evaluation", "engine", "report", "partbox"},
     "datasets": {"partbox", "data", "attacks", "corruptions"},
 }
 MAY_IMPORT["partbox"] = set(MAY_IMPORT) - {"datasets", "report"}

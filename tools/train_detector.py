@@ -37,25 +37,21 @@ from detectron2.solver import build_lr_scheduler
 import partbox
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
-from partbox.data.loader import ImageError, subset
+from partbox.data.loader import ImageError
 from partbox.engine.allocator import keep_freed_memory
 from partbox.engine.build import build_optimizer, perturbations_of, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError, device_of, value_of
 from partbox.engine.detector_batches import build_detector_batches, check_sampler
 from partbox.engine.detector_dry_run import detector_plan
+from partbox.engine.detector_evaluation import evaluate_detector, records_to_evaluate
 from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
     build_detector,
     check_classes,
-    evaluators_of,
     is_segmenter,
-    labelled_records,
     mapper_of,
-    records_of,
-    subject_of,
 )
-from partbox.engine.evaluate import evaluate_subject
 from partbox.engine.hooks.best_checkpoint import FINAL
 from partbox.engine.hooks.metric_writers import MetricWriters
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
@@ -176,29 +172,15 @@ def evaluate(arguments: argparse.Namespace, part: tuple[int, int]) -> None:
 
 def evaluate_in_folder(cfg: CfgNode, weights: str, part: tuple[int, int]) -> None:
     """Evaluate ``weights`` on ``DATASETS.TEST``; writes results, records and pictures, prints the table."""
-    every = labelled_records(cfg, records_of(cfg.DATASETS.TEST, "DATASETS.TEST"))
-    check_classes(cfg, cfg.DATASETS.TEST[0])
-    records = subset(every, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
-    subject = subject_of(cfg, build_detector(cfg, weights))
-    names = list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
-    finished = evaluate_subject(
-        cfg,
-        subject,
-        records,
-        mapper_of(cfg, is_train=False),
-        evaluators_of(cfg),
-        facts={"weights": weights, "class_names": names},
-        part_names=names,
-        dataset_images=len(every),
-        part=part,
-    )
-    if finished is None:
+    records = records_to_evaluate(cfg)
+    results = evaluate_detector(cfg, build_detector(cfg, weights), records, weights=weights, part=part)
+    if results is None:
         return
     if cfg.ROBUST_EVAL.EXAMPLES:
         folder = Path(cfg.OUTPUT_DIR)
         with locked(folder / "records"), writing(folder / "examples.png", "example pictures"):
             save_example_pictures(folder)
-    table = detection_table(finished[0])
+    table = detection_table(results)
     logger.info("\n%s", table)
     if part[0]:  # whose log does not go to the terminal
         print(table)

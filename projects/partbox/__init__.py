@@ -10,21 +10,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .api import EvaluationResult, ImageInputError, Model, Part, Prediction, evaluate, load
     from .config import add_partbox_config
     from .data import PartDataset, PartDatasetError, load_part_dataset, register_part_dataset
     from .modeling import PartClassifier
 
 __all__ = [
+    "EvaluationResult",
+    "ImageInputError",
+    "Model",
+    "Part",
     "PartClassifier",
     "PartDataset",
     "PartDatasetError",
+    "Prediction",
     "add_partbox_config",
+    "evaluate",
+    "load",
     "load_part_dataset",
     "register_all",
     "register_part_dataset",
 ]
 
 _HOMES = {
+    **dict.fromkeys(("EvaluationResult", "ImageInputError", "Model", "Part", "Prediction", "evaluate", "load"), "api"),
     "PartClassifier": "modeling",
     "PartDataset": "data",
     "PartDatasetError": "data",
@@ -58,6 +67,10 @@ def _explained_imports() -> Iterator[None]:
         ) from error
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def register_all(root: str | Path | None = None) -> None:
     """Register the meta-architecture, the timm backbones and the built-in datasets with detectron2.
 
@@ -67,15 +80,9 @@ def register_all(root: str | Path | None = None) -> None:
         root: folder of the datasets; default ``$DETECTRON2_DATASETS``, else ``datasets_root``.
     """
     with _explained_imports():
-        from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+        from .modeling.registration import register_models
 
     from .data import register_builtin_datasets
-    from .modeling import PartClassifier
-    from .modeling.backbones import build_timm_backbone, build_timm_fpn_backbone, build_timm_stages_backbone
 
-    if "PartClassifier" not in META_ARCH_REGISTRY:
-        META_ARCH_REGISTRY.register(PartClassifier)
-    for build in (build_timm_backbone, build_timm_fpn_backbone, build_timm_stages_backbone):
-        if build.__name__ not in BACKBONE_REGISTRY:
-            BACKBONE_REGISTRY.register(build)
+    register_models()
     register_builtin_datasets(root if root is None else Path(root))

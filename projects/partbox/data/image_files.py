@@ -176,13 +176,21 @@ def read_rgb(file_name: str) -> Image.Image:
         OSError, ValueError, SyntaxError: the file is absent or cannot be read.
     """
     with PathManager.open(file_name, "rb") as file:
-        image = Image.open(file)
-        turn = _TURNS.get(_orientation(image, whole_file=True))
-        turned = image if turn is None else image.transpose(turn)
-        if turned.mode != "RGB":
-            return turned.convert("RGB")
-        turned.load()
-        return turned
+        return upright_rgb(Image.open(file))
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """The pixels of an opened image as RGB, turned as its EXIF orientation says.
+
+    Raises:
+        OSError, ValueError, SyntaxError: they cannot be read.
+    """
+    turn = _TURNS.get(_orientation(image, whole_file=True))
+    turned = image if turn is None else image.transpose(turn)
+    if turned.mode != "RGB":
+        return turned.convert("RGB")
+    turned.load()
+    return turned
 
 
 def _orientation(opened: Image.Image, *, whole_file: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -227,6 +228,43 @@ def evaluation_folder(cfg: CfgNode, *, part: tuple[int, int], after_training: bo
                 _drop_unfinished(folder)
             _describe(folder, cfg, "config_evaluation.yaml", part)
         yield folder
+
+
+@contextmanager
+def embedded_evaluation_folder(cfg: CfgNode) -> Iterator[Path]:
+    """The same for an evaluation inside another program, whose terminal and loggers stay its own.
+
+    What partbox logs meanwhile goes to ``log.txt``, too.
+
+    Raises:
+        ConfigError, RecordsError: as :func:`evaluation_folder`.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    _check_folder(folder, cfg, resume=False, eval_only=True)
+    with _held(folder, fcntl.LOCK_EX):
+        _drop_unfinished(folder)
+        _describe(folder, cfg, "config_evaluation.yaml")
+        with _logged_to(folder / "log.txt"):
+            yield folder
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """What partbox logs inside is appended to a file."""
+    log = logging.getLogger("partbox")
+    with writing(path, "the log"):
+        handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(levelname)s: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    if log.getEffectiveLevel() > logging.INFO:
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

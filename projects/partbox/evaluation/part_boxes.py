@@ -47,7 +47,11 @@ class Region:
 
 def regions_of(probabilities: Tensor) -> Iterator[Region]:
     """The regions of part probabilities (C, H, W), channel by channel, from top to bottom and from left to right."""
-    probability, winner = probabilities.max(dim=0)
+    yield from regions_of_winners(*probabilities.max(dim=0))
+
+
+def regions_of_winners(probability: Tensor, winner: Tensor) -> Iterator[Region]:
+    """The same from the largest probability and its channel at each pixel, (H, W) each."""
     for channel in winner.unique().tolist():
         if channel == 0:
             continue
