@@ -37,6 +37,7 @@ from .checks import ConfigError
 from .hooks.best_checkpoint import BEST
 from .run_folder import config_hash, effective_config
 from .setup import load_config, load_dataset
+from .tracking.evaluation_tracking import track_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -166,17 +167,19 @@ def evaluate_subject(
         self_checks(subject, batches, perturbations, outcome, images=count, seed=seed)
     results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
     results["seconds"] = time.perf_counter() - started
-    _write(folder, results, outcome)
+    _write(cfg, results, outcome)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
     return results, outcome
 
 
-def _write(folder: Path, results: Mapping[str, Any], outcome: Evaluation) -> None:
+def _write(cfg: CfgNode, results: Mapping[str, Any], outcome: Evaluation) -> None:
+    folder = Path(cfg.OUTPUT_DIR)
     with writing(folder / "records.jsonl"):
         write_records(folder / "records.jsonl", outcome.records)
     with writing(folder / "results.json", "results"):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+    track_evaluation(cfg, outcome.results, outcome.records)
 
 
 def _document(cfg: CfgNode, subject: Subject, outcome: Evaluation, *, images: tuple[int, int]) -> dict[str, Any]:
