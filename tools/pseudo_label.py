@@ -41,7 +41,7 @@ import partbox
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
 from partbox.engine.allocator import keep_freed_memory
-from partbox.engine.checkpoint import CheckpointError
+from partbox.engine.checkpoint import CheckpointError, weights_of_run
 from partbox.engine.checks import ConfigError
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL
 from partbox.engine.part_finders import CHOICES, KINDS
@@ -117,18 +117,6 @@ def _threshold(text: str) -> str | float:
         raise argparse.ArgumentTypeError(f"{text!r} is neither auto, per-part nor a score in [0, 1]") from None
 
 
-def weights_of(run: Path) -> str:
-    """The weights that an evaluation of the run would take.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    for name in (BEST, FINAL):
-        if (run / name).is_file():
-            return str(run / name)
-    raise CheckpointError(f"--run {run}: there is neither {BEST} nor {FINAL}; finish the training, or give --weights")
-
-
 def options_of(cfg: CfgNode, arguments: argparse.Namespace) -> PseudoLabelOptions:
     """The options, with the run's datasets where none are named.
 
@@ -175,7 +163,7 @@ def main() -> None:
     config = arguments.config_file or arguments.run / "config.yaml"
     cfg = load_config(config, arguments.options)
     partbox.register_all(cfg.DATASETS.ROOT or None)
-    weights = arguments.weights or weights_of(arguments.run)
+    weights = arguments.weights or weights_of_run(arguments.run)
     info = pseudo_label(cfg, weights, options_of(cfg, arguments), arguments.output)
     save_threshold_curve(arguments.output)
     print(summary(info, arguments.output))

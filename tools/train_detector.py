@@ -61,6 +61,7 @@ from partbox.engine.launch import add_launch_arguments, check_launch, evaluate_a
 from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import evaluation_folder, training_folder
 from partbox.engine.setup import load_config
+from partbox.engine.tracking.wandb_run import check_tracking
 from partbox.engine.trainer import TrainingDiverged
 from partbox.engine.training_records import detector_training_records
 from partbox.engine.user_errors import errors_as_sentences
@@ -81,6 +82,7 @@ NOT_READ = (
     "MODEL.PART.LOSS_WEIGHT",
     "MODEL.PART.HEAD.NAME",
     "ROBUST_EVAL.SURROGATE",
+    "TRACKING.IMAGES",
 )
 USER_ERRORS = (
     AttackError,
@@ -212,6 +214,7 @@ def main() -> None:
     # a mistake in them must not show after the training
     perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
     refuse_what_is_not_read(cfg)
+    check_tracking(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/faster_rcnn/model_final.pth")
     check_launch(arguments, cfg.SOLVER.IMS_PER_BATCH, device_of(cfg))

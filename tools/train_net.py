@@ -69,6 +69,7 @@ from partbox.engine.objectives import AdversarialObjective
 from partbox.engine.parts_of_work import add_part_argument
 from partbox.engine.run_folder import evaluation_folder, training_folder
 from partbox.engine.setup import load_config, load_dataset
+from partbox.engine.tracking.wandb_run import check_tracking
 from partbox.engine.trainer import PartTrainer, TrainingDiverged
 from partbox.engine.training_records import training_records
 from partbox.engine.user_errors import errors_as_sentences
@@ -213,6 +214,7 @@ def main() -> None:
     if arguments.experiment:
         print(f"Experiment {arguments.experiment} stands for:\n{describe_experiment(arguments.experiment)}\n")
     perturbations_of(cfg)  # a mistake in them must not show after hours of training
+    check_tracking(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:
         raise ConfigError("--eval-only needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/part_box/model_best.pth")
     check_launch(arguments, cfg.SOLVER.IMS_PER_BATCH, device_of(cfg))

@@ -14,6 +14,7 @@ def add_partbox_config(cfg: CfgNode) -> None:
     _add_solver(cfg)
     _add_adversary(cfg)
     _add_robust_eval(cfg)
+    _add_tracking(cfg)
 
 
 def _add_input(cfg: CfgNode) -> None:
@@ -225,3 +226,19 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     evaluation.EXAMPLE_SCORE = 0.3  # boxes of parts or objects with at least this score are kept for pictures
     # Run folder of another model of the same classes: adversarial images made on it must not be stronger. "" = none.
     evaluation.SURROGATE = ""
+
+
+def _add_tracking(cfg: CfgNode) -> None:
+    tracking = cfg.TRACKING = CfgNode()
+    # Each validation draws so many images as its attack leaves them, with the parts that the model finds, for
+    # TensorBoard and wandb: the first ones of the validation dataset. 0 = none, and nothing is computed for them.
+    tracking.IMAGES = 4
+    # Weights & Biases. Nothing of it is imported, written or sent unless ENABLED. What it gets: scalars, pictures, and
+    # this configuration. The key of the account is never part of a configuration ("wandb login", or WANDB_API_KEY).
+    wandb = tracking.WANDB = CfgNode()
+    wandb.ENABLED = False
+    # "offline" (files in OUTPUT_DIR/wandb alone, for "wandb sync"), "online" (sends), or "disabled" (as if not ENABLED)
+    wandb.MODE = "offline"
+    wandb.PROJECT = "partbox"
+    wandb.ENTITY = ""  # user or team that owns the project; "" = the account's own
+    wandb.NAME = ""  # of the run; "" = that of the folder OUTPUT_DIR

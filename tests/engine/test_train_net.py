@@ -351,7 +351,8 @@ def test_no_key_is_parsed_and_ignored(run, monkeypatch, tmp_path):
     run(*quick, *DETECTOR_MODELS["dino_box_sequence_sorted"], "OUTPUT_DIR", tmp_path / "detector")
     mixed = ["ADVERSARY.OBJECTIVE", "mat", "ADVERSARY.BETA", "0.5", "ADVERSARY.GOAL", "both"]
     budget = ["DATASETS.LABEL_BUDGET.BOX_SHARE", "0.5"]
-    run(*quick, *MODELS["part_box"], *mixed, *budget, "OUTPUT_DIR", tmp_path / "mixed")
+    tracked = ["TRACKING.WANDB.ENABLED", "True"]  # offline
+    run(*quick, *MODELS["part_box"], *mixed, *budget, *tracked, "OUTPUT_DIR", tmp_path / "mixed")
     # keys of detectors alone
     jitter = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.AUGMENTATION", "large_scale_jitter"]
     mapper_of(load_config(None, jitter), is_train=True)

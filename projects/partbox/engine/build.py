@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from partbox.data.pseudo_labels import is_predicted
 from partbox.evaluation import Perturbation, build_perturbations
 from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
-from partbox.processes import rank, world_size
+from partbox.processes import is_main, rank, world_size
 
 from .checkpoint import check_names, load_weights, read_checkpoint
 from .checks import OBJECTIVES, ConfigError, device_of
@@ -38,6 +39,7 @@ from .objectives import (
 )
 from .objectives.weight_perturbation import WeightPerturbation
 from .setup import load_config, load_dataset
+from .tracking.adversarial_pictures import AdversarialPictures
 
 logger = logging.getLogger(__name__)
 
@@ -396,6 +398,7 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
     records = subset(dataset.records, cfg.ADVERSARY.VALIDATION_IMAGES, seed=0)
     # Only the oracle's label depends on the part maps.
     maps_needed = isinstance(model, PartClassifier) and _label_needs_part_maps(model)
+    drawn = cfg.TRACKING.IMAGES if is_main() else 0
     if isinstance(model, PartClassifier):
         check_true_parts(model, records, "DATASETS.VALIDATION")
     mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=maps_needed)
@@ -410,6 +413,9 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
 
     def measure() -> ValidationResult:
         loader = build_test_loader(shared, mapper, batch_size=size, workers=workers, batches=mine)
-        return validate(model, loader, attack, shared=True)
+        if not drawn or not isinstance(model, PartClassifier):
+            return validate(model, loader, attack, shared=True)
+        pictures = AdversarialPictures(model, drawn)
+        return replace(validate(model, loader, attack, shared=True, look=pictures), picture=pictures.picture())
 
     return measure

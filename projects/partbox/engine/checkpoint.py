@@ -57,6 +57,20 @@ def checkpoints_beside(path: str | Path) -> list[Path]:
     return [other for other in (*weights, *resumable_files(folder)) if other.name != Path(path).name]
 
 
+def weights_of_run(run: str | Path) -> str:
+    """The weights that an evaluation of a finished run takes: the best, else the last.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    for name in WEIGHTS:
+        if (Path(run) / name).is_file():
+            return str(Path(run) / name)
+    raise CheckpointError(
+        f"--run {run}: there is neither {WEIGHTS[0]} nor {WEIGHTS[1]}; finish the training, or give --weights"
+    )
+
+
 def resumable_files(folder: str | Path) -> list[Path]:
     """The files of a run's folder that by their names can be continued from, newest first."""
     files = [path for path in Path(folder).glob(f"{PREFIX}_*.pth") if NUMBERED.fullmatch(path.name)]

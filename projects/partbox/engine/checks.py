@@ -31,6 +31,7 @@ NOT_NEGATIVE = (
     "ROBUST_EVAL.SEED",
     "ROBUST_EVAL.SELF_CHECK_IMAGES",
     "TEST.EVAL_PERIOD",
+    "TRACKING.IMAGES",
 )
 OBJECTIVES = ("clean", "pgd", "trades", "mart", "mat", "fgsm-rs", "n-fgsm", "free")
 FIXED_SIZE = ("PartClassifier", "SemanticSegmentor")  # trained on crops of INPUT.SIZE
@@ -46,6 +47,7 @@ CHOICES = {
     # the others need another image, or an image's misread masks, which training does not have
     "ADVERSARY.GOAL": ("class", *(goal for goal in GOALS if goal not in ("guided", "inverse"))),
     "ADVERSARY.REGION": REGIONS,
+    "TRACKING.WANDB.MODE": ("offline", "online", "disabled"),
 }
 
 

@@ -25,7 +25,7 @@ from partbox.evaluation.detectron2_subject import (
 )
 from partbox.evaluation.semantic_evaluator import SemanticEvaluator
 
-from .checkpoint import load_weights, read_checkpoint
+from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .checks import ConfigError, check_annotated, device_of
 
 logger = logging.getLogger(__name__)
@@ -179,6 +179,19 @@ def check_classes(cfg: CfgNode, dataset: str) -> int:
             + (" (parts and background)" if is_segmenter(cfg) else "")
         )
     return count
+
+
+def check_stored_names(weights: str, dataset: str) -> list[str]:
+    """The parts of a loaded dataset, compared with those that the weights were made for, where these say so.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    names = list(MetadataCatalog.get(dataset).thing_classes)
+    stored = read_checkpoint(weights).get("class_names")
+    if stored is not None and list(stored) != names:
+        raise CheckpointError(f"{weights} was made for other parts than {dataset} has (or another order): {stored[:4]}")
+    return names
 
 
 def subject_of(cfg: CfgNode, model: nn.Module) -> Detectron2Subject:

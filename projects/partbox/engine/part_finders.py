@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from torch import nn
 
 from partbox.data.mapper import PartDatasetMapper
@@ -16,9 +15,8 @@ from partbox.evaluation.found_parts import FoundPart, parts_of_instances, parts_
 from partbox.modeling import PartClassifier
 
 from .build import build_classifier
-from .checkpoint import CheckpointError, read_checkpoint
 from .checks import ConfigError
-from .detectors import build_detector, check_classes, is_segmenter, mapper_of
+from .detectors import build_detector, check_classes, check_stored_names, is_segmenter, mapper_of
 
 Sample = Mapping[str, Any]
 LEAST_SCORE = 0.01  # what is fainter is not looked at
@@ -108,10 +106,7 @@ def build_finder(cfg: CfgNode, weights: str, dataset: str, *, labels: str, parts
         mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=False)
         return ClassifierFinder(model.eval(), mapper, masks=masks, of_class=of_class)
     check_classes(cfg, dataset)
-    names = list(MetadataCatalog.get(dataset).thing_classes)
-    stored = read_checkpoint(weights).get("class_names")
-    if stored is not None and list(stored) != names:
-        raise CheckpointError(f"{weights} was made for other parts than {dataset} has (or another order): {stored[:4]}")
+    check_stored_names(weights, dataset)
     module = build_detector(cfg, weights).eval()
     if is_segmenter(cfg):
         mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=False)

@@ -30,8 +30,11 @@ from .checkpoint import resumable_files
 from .checks import ConfigError
 from .setup import default_config
 from .slurm.job import own_job
+from .tracking.wandb_run import is_tracked, open_run
+from .tracking.wandb_writer import WandbWriter
 
 METRICS = "metrics.json"
+WINDOW = 20  # iterations of the median of a smoothed scalar
 
 CONTENTS = """\
 A run of partbox.
@@ -43,6 +46,8 @@ environment.txt       versions and hardware of the last start
 metrics.json          one JSON object a line: losses, eps, learning rate, validation
 events.out.*          the same for TensorBoard (tensorboard --logdir .)
 learning_curves.png   the same as a picture
+attack_curves/        for TensorBoard: accuracy and loss against the strength of the evaluation's attacks
+wandb/, wandb_run.json  files of wandb and the id of its run (TRACKING.WANDB)
 resume_*.pth          to continue from (--resume); *.damaged could not be read
 model_best.pth        weights with the best validation under attack
 model_final.pth       weights at the end
@@ -63,6 +68,7 @@ MAY_CHANGE = (
     "INPUT.VERIFY_IMAGES",
     "SOLVER.CHECKPOINT_PERIOD",
     "ROBUST_EVAL",
+    "TRACKING",
 )
 # What does not decide the numbers of an evaluation.
 NO_EFFECT = (
@@ -73,6 +79,7 @@ NO_EFFECT = (
     "INPUT.VERIFY_IMAGES",
     "ROBUST_EVAL.EXAMPLES",
     "ROBUST_EVAL.EXAMPLE_SCORE",
+    "TRACKING",
 )
 
 
@@ -314,11 +321,19 @@ def _drop_metrics_from(path: Path, iteration: int) -> None:
 
 
 def writers(cfg: CfgNode, start: int) -> list[EventWriter]:
-    """Log lines with the time left, ``metrics.json``, TensorBoard; what they tell of ``start`` and later is dropped."""
+    """Log lines with the time left, ``metrics.json``, wandb where it is asked for, TensorBoard.
+
+    What the files tell of ``start`` and later is dropped.
+
+    Raises:
+        ConfigError: wandb cannot begin.
+    """
     metrics = Path(cfg.OUTPUT_DIR) / METRICS
     _drop_metrics_from(metrics, start)
+    tracked = [WandbWriter(open_run(cfg), window=WINDOW)] if is_tracked(cfg) else []
     return [
         CommonMetricPrinter(cfg.SOLVER.MAX_ITER),
-        JSONWriter(str(metrics)),
-        TensorboardXWriter(cfg.OUTPUT_DIR, purge_step=start),
+        JSONWriter(str(metrics), window_size=WINDOW),
+        *tracked,  # before TensorBoard's, which takes the pictures out of the storage
+        TensorboardXWriter(cfg.OUTPUT_DIR, window_size=WINDOW, purge_step=start),
     ]

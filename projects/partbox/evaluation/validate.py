@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from partbox.attacks import PGD, attack_mode
 from partbox.processes import gathered
@@ -26,6 +27,7 @@ class ValidationResult:
         majority_share: share of the most frequent class.
         images: number of images.
         attacked: whether there was an attack.
+        picture: (3, H, W) uint8, a few of the images with what the model sees in them; None where nobody drew one.
     """
 
     clean_accuracy: float
@@ -33,6 +35,7 @@ class ValidationResult:
     majority_share: float
     images: int
     attacked: bool
+    picture: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def worse_than_majority(self) -> str:
@@ -53,6 +56,7 @@ def validate(
     *,
     seed: int = 0,
     shared: bool = False,
+    look: Callable[[Sequence[dict[str, Any]], Tensor, Tensor], None] | None = None,
 ) -> ValidationResult:
     """Accuracy on clean and (with an attack) on attacked images; the model's mode is restored afterwards.
 
@@ -62,6 +66,8 @@ def validate(
         batches: samples have ``image``, ``label`` and ``image_id``.
         attack: None measures clean accuracy only.
         seed: of the attack's random starts.
+        look: called with each batch in the end: samples, images (B, 3, H, W) after the attack, and which of them were
+            attacked, (B,) bool; those that are wrong before are not.
         shared: the processes of the run have different batches; the result is that of all of them, in each.
 
     Raises:
@@ -75,6 +81,7 @@ def validate(
             labels = torch.tensor([sample["label"] for sample in batch], device=images.device)
             with torch.no_grad():
                 correct = model.logits_for(batch)(images).argmax(dim=1) == labels
+            final = images
             if attack is not None:
                 ids = [sample["image_id"] for sample in batch]
                 kept = correct.nonzero().squeeze(1)
@@ -82,6 +89,10 @@ def validate(
                 found = (model, samples, attack, images[kept], labels[kept])
                 result = attack_batch(*found, image_ids=kept_ids, seed=seed)
                 robust += int((~result.fooled).sum())
+                if look is not None:
+                    final = images.index_copy(0, kept, result.images)
+            if look is not None:
+                look(batch, final, correct & (attack is not None))
             labels_seen.update(labels.tolist())
             right += int(correct.sum())
             total += len(batch)

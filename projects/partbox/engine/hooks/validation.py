@@ -47,6 +47,9 @@ class ValidationUnderAttack(HookBase):
             },
             smoothing_hint=False,
         )
+        if result.picture is not None:  # of the main process
+            kind = "adversarial" if result.attacked else "clean"
+            self.trainer.storage.put_image(f"validation/{kind}_images", result.picture)
         logger.info("Validation at iteration %d: %s", self.trainer.iter + 1, result)
         if self.trainer.iter >= self.settled and result.worse_than_majority:
             logger.warning(

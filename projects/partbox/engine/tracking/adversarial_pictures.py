@@ -1,0 +1,74 @@
+"""Images of a validation under attack with the parts that the model finds in them, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from partbox.modeling import PartClassifier
+from partbox.visualization.colours import RIGHT, WRONG
+from partbox.visualization.pictures import Panel, draw_parts, sheet
+
+from ..shown_parts import parts_of_classifier
+
+SHORTEST = 224  # pixels of an image in the picture
+INCHES = 2.4
+SCORE = 0.5  # of a detector's boxes
+
+
+class AdversarialPictures:
+    """Keeps the first images that a validation looks at, and draws them.
+
+    Called with each batch while the model is in evaluation mode. The model is asked once more about the images that
+    are kept; no random number is drawn, no statistic changes.
+
+    Args:
+        model: that is validated.
+        count: images to keep, at least 1.
+    """
+
+    def __init__(self, model: PartClassifier, count: int) -> None:
+        self.model, self.count = model, count
+        self._columns: list[list[Panel]] = []
+
+    def __call__(self, batch: Sequence[dict[str, Any]], images: Tensor, attacked: Tensor) -> None:
+        """Take what is still wanted of a batch.
+
+        Args:
+            batch: samples with ``label``.
+            images: (B, 3, H, W) in [0, 1], after the attack.
+            attacked: (B,) bool; False where the model was wrong before the attack, which left the image alone.
+        """
+        wanted = min(self.count - len(self._columns), len(batch))
+        if wanted <= 0:
+            return
+        kept, samples = images[:wanted], list(batch[:wanted])
+        with torch.no_grad():
+            outputs = self.model.predict_batch(kept, samples)
+        for sample, image, output, changed in zip(samples, kept, outputs, attacked[:wanted].tolist(), strict=True):
+            self._columns.append(self._column(sample["label"], image, output, changed))
+
+    def _column(self, label: int, image: Tensor, output: dict[str, Any], changed: bool) -> list[Panel]:
+        pixels = np.rint(image.detach().cpu().permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+        right = output["label"] == label
+        names = self.model.class_names
+        said = f"{names[output['label']]} {float(output['probabilities'].max()):.0%}: {'right' if right else 'wrong'}"
+        above = f"{names[label]}, {'attacked' if changed else 'not attacked'}"
+        column = [Panel(draw_parts(pixels, [], shortest=SHORTEST), f"{above}\n{said}", RIGHT if right else WRONG)]
+        extractor = self.model.extractor
+        if extractor is not None and not extractor.training_only:
+            size = (pixels.shape[0], pixels.shape[1])
+            parts = parts_of_classifier(self.model, output, size, score=SCORE)
+            column.append(Panel(draw_parts(pixels, parts, shortest=SHORTEST), f"{len(parts)} parts found"))
+        return column
+
+    def picture(self) -> Tensor | None:
+        """(3, H, W) uint8: a column an image, the image above its parts; None where no image was kept."""
+        if not self._columns:
+            return None
+        rows = [list(row) for row in zip(*self._columns, strict=True)]
+        return torch.from_numpy(sheet(rows, inches=INCHES)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,1 @@
+"""Pictures and numbers of part datasets and of what models find in them."""
