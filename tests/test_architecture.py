@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "modeling": {"config", "data", "maskdino_ext"},
     "evaluation": {"config", "data", "attacks", "corruptions"},
     "engine": {"config", "experiments", "data", "attacks", "corruptions", "modeling", "evaluation", "maskdino_ext"},
+    "export": {"partbox", "config", "data", "modeling", "engine", "maskdino_ext"},
     "report": set(),
     "datasets": {"partbox", "data", "attacks", "corruptions"},
 }
