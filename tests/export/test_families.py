@@ -31,8 +31,9 @@ def marked(names: list[str], quick: tuple[str, ...]) -> list:
 
 
 @pytest.fixture
-def data(example_root):
-    """The example data, registered; forgotten afterwards."""
+def data(example_root, monkeypatch):
+    """The example data, where every registration looks for it; forgotten afterwards."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
     forget_builtin_datasets()
     yield example_root
     forget_builtin_datasets()
@@ -234,8 +235,7 @@ def test_every_example_configuration_is_exported_or_refused_by_reason(data, tmp_
     if path.stem == "base":
         pytest.skip("not an experiment")
     cfg = load_config(path)
-    forget_builtin_datasets()
-    partbox.register_all(data)
+    partbox.register_all()
     options = ExportOptions(images=3)
     if path.stem.startswith("oracle"):
         with pytest.raises(ExportError, match="reads"):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import onnx
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.sym_node import SymNode
 
 from maskdino_ext.ms_deform_attn import MSDeformAttn
 
@@ -63,7 +67,7 @@ def quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failed capture prints all of its graph
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -85,6 +89,21 @@ def attention_form(graph: Graph, form: str) -> Iterator[None]:
             layer.form = own
 
 
+@contextmanager
+def noted_numbers(places: list[str]) -> Iterator[None]:
+    """Note where a model's code makes a fixed number of the size of the batch, such as by ``len`` or a loop."""
+    original = SymNode.guard_int
+
+    def noted(node: SymNode, *where: Any) -> int:
+        if node.maybe_as_int() is None:
+            places.append(_place_of(traceback.extract_stack()))
+        number: int = original(node, *where)
+        return number
+
+    with patch.object(SymNode, "guard_int", noted):
+        yield
+
+
 def _captured(graph: Graph, name: str) -> ExportedProgram:
     """The graph's operations, for a batch of any size.
 
@@ -92,8 +111,9 @@ def _captured(graph: Graph, name: str) -> ExportedProgram:
     """
     images = torch.rand(2, 3, *graph.size)  # their values decide nothing
     one_by_one = isinstance(graph, OneByOneGraph)
+    fixed: list[str] = []
     try:
-        with torch.no_grad(), attention_form(graph, ATTENTION):
+        with torch.no_grad(), attention_form(graph, ATTENTION), noted_numbers(fixed):
             program = torch.export.export(
                 graph,
                 (images[:1] if one_by_one else images,),
@@ -103,7 +123,7 @@ def _captured(graph: Graph, name: str) -> ExportedProgram:
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(f"{name} cannot be exported: {reason(error)}") from error
+        raise ExportError(f"{name} cannot be exported: {reason(error, fixed)}") from error
     if one_by_one:
         raise ExportError(
             f"{name} cannot be exported: it takes a list of images (batched_inputs) and answers for each by itself, so "
@@ -168,24 +188,26 @@ def _check_bytes(count: int) -> None:
 # --- why ------------------------------------------------------------------------------------------------------------
 
 
-def reason(error: BaseException) -> str:
-    """The operation at which an exporter stopped, where it stands in the model's code, and why it has no place."""
+def reason(error: BaseException, fixed: Sequence[str] = ()) -> str:
+    """The operation at which an exporter stopped, where it stands in the model's code, and why it has no place.
+
+    Args:
+        error: of torch.export or torch.onnx.
+        fixed: places that made a fixed number of the size of the batch.
+    """
     chain = _chain(error)
     for one in chain:
-        operation = getattr(one, "func", None)  # of the errors of torch's fake tensors
         kind = type(one).__name__
-        if kind == "DynamicOutputShapeException":
-            return f"{operation}{_place(chain)} gives as many values as the image decides"
         if kind == "DataDependentOutputException":
-            return f"{operation}{_place(chain)} makes a Python number of a value that depends on the image"
+            return f"{getattr(one, 'func', 'an operation')}{_place(chain)} makes a Python number of a value that depends on the image"
         if kind == "GuardOnDataDependentSymNode":
             return f"the code{_place(chain)} goes one way or another after a value that depends on the image"
     text = "\n".join(str(one) for one in chain)
     missing = re.findall(r"No (?:ONNX function|decompositions registered|ONNX implementation)[^\n]*?op='([^']+)'", text)
     if missing:
         return f"{missing[0]} has no translation into ONNX in torch's exporter"
-    if "specialized it to be a constant" in text or "inferred to be a constant" in text:
-        return f"the code{_place_in(text)} takes the number of images in a batch as a fixed number"
+    if "specialized it to be a constant" in text:
+        return f"the code{next(iter(fixed), '')} takes the number of images in a batch as a fixed number"
     last = chain[-1]
     return f"{type(last).__name__}{_place(chain)}: {_first_line(last)}"
 
@@ -198,20 +220,17 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _place(chain: list[BaseException]) -> str:
+def _place(chain: Sequence[BaseException]) -> str:
     """The last line of a model's own code that led to the errors."""
-    for error in reversed(chain):
-        for frame in reversed(traceback.extract_tb(error.__traceback__)):
-            if _is_model_code(frame.filename):
-                return f" at `{frame.line}` ({_shown(frame.filename)}, {frame.name})"
-    return ""
+    places = (_place_of(traceback.extract_tb(error.__traceback__)) for error in reversed(chain))
+    return next(filter(None, places), "")
 
 
-def _place_in(text: str) -> str:
-    """The same from a stack that an error quotes."""
-    for file, function, line in reversed(re.findall(r'File "([^"]+)", line \d+, in (\S+)\n\s*([^\n]*)', text)):
-        if _is_model_code(file):
-            return f" at `{line.strip()}` ({_shown(file)}, {function})"
+def _place_of(stack: traceback.StackSummary) -> str:
+    """The last line of a model's own code on a stack."""
+    for frame in reversed(stack):
+        if _is_model_code(frame.filename):
+            return f" at `{frame.line}` ({_shown(frame.filename)}, {frame.name})"
     return ""
 
 

@@ -6,8 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from maskdino_ext.boxes import cxcywh_to_xyxy
@@ -148,7 +150,7 @@ def _check_evidence(model: PartClassifier, parts: bool) -> None:
     if model.from_clean_image:
         raise ExportError(
             "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE: the extractor reads a second image (clean_images), which nobody "
-            "has attacked, and a file has one input: this oracle is an upper bound and no defence. "
+            "has attacked, and a file has one input: an oracle, an upper bound and no defence. "
             "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE False exports the same weights with the extractor on the image itself"
         )
 
@@ -223,11 +225,10 @@ class TransformerGraph(Detectron2Graph):
         return self._tensors(self._found(self.model.preprocess_image([self.sample(image)]).tensor))
 
     def _found(self, images: Tensor) -> Predictions:
-        model = self.model
-        if isinstance(model, DINO):
+        if isinstance(self.model, DINO):
             padding = torch.zeros(images.shape[0], *self.size, dtype=torch.bool, device=images.device)
-            return model.outputs(images, padding).layers[-1]
-        return model.outputs(images).layers[-1]
+            return self.model.outputs(images, padding).layers[-1]
+        return self.model.outputs(images).layers[-1]
 
     def _tensors(self, found: Predictions) -> tuple[Tensor, ...]:
         softmax = isinstance(self.model, MaskDINO) and self.model.criterion.settings.softmax
@@ -246,8 +247,10 @@ class OneByOneGraph(Detectron2Graph):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         height, width = self.size
-        pixels = images[0].flip(0) if self.bgr else images[0]
-        (result,) = self.model([{"image": pixels * 255, "height": height, "width": width}])
+        # detectron2 computes the size of its batches with tensors, which a capture takes for values of the image
+        batch = ImageList(self.normalised(images), [self.size])
+        with patch.object(self.model, "preprocess_image", lambda samples: batch, create=True):
+            [result] = self.model([{"image": images[0], "height": height, "width": width}])
         return self._tensors(result)
 
     def reference(self, image: Tensor) -> tuple[Tensor, ...]:
