@@ -230,17 +230,14 @@ def test_a_graph_that_says_something_else_is_found(captured, run, tmp_path, monk
     assert OnnxFile(output).json("comparison")["largest_difference"]["logits"] == done.comparison.largest["logits"]
 
 
-def test_a_model_in_training_mode_is_not_captured(captured):
-    graph, _ = captured
+def test_a_graph_that_trains_or_is_too_large_is_not_captured(run, monkeypatch):
+    graph = build.build_graph(load_config(run / "config.yaml"), str(run / "model_final.pth"))
+    monkeypatch.setattr(capture, "LARGEST_BYTES", 100_000)
+    with pytest.raises(ExportError, match="one ONNX file holds at most 2"):
+        capture.to_onnx(graph)
     graph.model.head.classifier[3].train()
     with pytest.raises(ValueError, match="is in training mode"):
         capture.to_onnx(graph)
-
-
-def test_a_model_beyond_the_limit_of_a_file_is_refused(captured, monkeypatch):
-    monkeypatch.setattr(capture, "LARGEST_BYTES", 100_000)
-    with pytest.raises(ExportError, match="one ONNX file holds at most 2"):
-        capture.to_onnx(captured[0])
 
 
 @pytest.mark.slow

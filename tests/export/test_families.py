@@ -22,8 +22,7 @@ from partbox.engine.setup import load_config
 from partbox.export import ExportError, ExportOptions, export_onnx
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/example"
-QUICK = ("normal", "part_box", "masks_multiply")  # the others are slow: some seconds each
-QUICK_DETECTOR = "dino_box_sequence_sorted"
+QUICK = ("part_box",)  # the others are slow: some seconds each, detectors 20
 
 
 def marked(names: list[str], quick: tuple[str, ...]) -> list:
@@ -55,7 +54,7 @@ def best_pairs(scores: Tensor, boxes: Tensor, count: int) -> tuple[Tensor, Tenso
     return best.values, best.indices % scores.shape[1], boxes[best.indices // scores.shape[1]]
 
 
-@pytest.mark.parametrize("name", [*marked(list(MODELS), QUICK), *marked(list(DETECTOR_MODELS), (QUICK_DETECTOR,))])
+@pytest.mark.parametrize("name", [*marked(list(MODELS), QUICK), *marked(list(DETECTOR_MODELS), ())])
 def test_a_part_classifier(example_dataset, tmp_path, name):
     cfg = small_config(example_dataset, *(MODELS | DETECTOR_MODELS)[name])
     model = make_run(tmp_path, cfg)
@@ -198,6 +197,7 @@ def test_an_oracle_is_refused_by_the_input_that_it_needs(example_dataset, tmp_pa
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_clean_image_oracle_without_its_oracle_is_a_model(example_dataset, tmp_path):
     cfg = small_config(example_dataset, *ORACLES["clean_concat"])
     make_run(tmp_path, cfg)

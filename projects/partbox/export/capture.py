@@ -199,7 +199,8 @@ def reason(error: BaseException, fixed: Sequence[str] = ()) -> str:
     for one in chain:
         kind = type(one).__name__
         if kind == "DataDependentOutputException":
-            return f"{getattr(one, 'func', 'an operation')}{_place(chain)} makes a Python number of a value that depends on the image"
+            operation = getattr(one, "func", "an operation")
+            return f"{operation}{_place(chain)} makes a Python number of a value that depends on the image"
         if kind == "GuardOnDataDependentSymNode":
             return f"the code{_place(chain)} goes one way or another after a value that depends on the image"
     text = "\n".join(str(one) for one in chain)

@@ -16,7 +16,7 @@ from maskdino_ext.boxes import cxcywh_to_xyxy
 from maskdino_ext.dino import DINO
 from maskdino_ext.inference import class_scores
 from maskdino_ext.maskdino import MaskDINO
-from maskdino_ext.structures import Predictions
+from maskdino_ext.structures import Outputs, Predictions
 from partbox.modeling import PartClassifier
 from partbox.modeling.part_classifier import PartOutput
 
@@ -151,7 +151,7 @@ def _check_evidence(model: PartClassifier, parts: bool) -> None:
         raise ExportError(
             "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE: the extractor reads a second image (clean_images), which nobody "
             "has attacked, and a file has one input: an oracle, an upper bound and no defence. "
-            "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE False exports the same weights with the extractor on the image itself"
+            "MODEL.PART.EXTRACTOR.FROM_CLEAN_IMAGE False exports the same weights, the extractor on the image itself"
         )
 
 
@@ -225,10 +225,10 @@ class TransformerGraph(Detectron2Graph):
         return self._tensors(self._found(self.model.preprocess_image([self.sample(image)]).tensor))
 
     def _found(self, images: Tensor) -> Predictions:
-        if isinstance(self.model, DINO):
-            padding = torch.zeros(images.shape[0], *self.size, dtype=torch.bool, device=images.device)
-            return self.model.outputs(images, padding).layers[-1]
-        return self.model.outputs(images).layers[-1]
+        network: Any = self.model
+        padding = torch.zeros(images.shape[0], *self.size, dtype=torch.bool, device=images.device)
+        outputs: Outputs = network.outputs(images, padding) if isinstance(network, DINO) else network.outputs(images)
+        return outputs.layers[-1]
 
     def _tensors(self, found: Predictions) -> tuple[Tensor, ...]:
         softmax = isinstance(self.model, MaskDINO) and self.model.criterion.settings.softmax
