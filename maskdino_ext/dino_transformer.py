@@ -147,7 +147,7 @@ class DINOTransformer(nn.Module):
         self, tokens: Tokens, noised: NoisedQueries | None
     ) -> tuple[list[Tensor], list[Tensor], Predictions | None]:
         """Queries and boxes of each layer, see :meth:`Decoder.forward`, and what the chosen tokens predict."""
-        batch = len(tokens.memory)
+        batch = tokens.memory.shape[0]
         proposals = None
         if self.settings.two_stage:
             selection = self.select(tokens)

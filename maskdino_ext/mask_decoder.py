@@ -129,7 +129,7 @@ class MaskDINODecoder(nn.Module):
         if noised is not None:
             content = torch.cat([noised.content, content], dim=1)
             anchors = torch.cat([noised.anchors, anchors], dim=1)
-        valid = tokens.new_ones(len(tokens), len(shapes), 2)
+        valid = tokens.new_ones(tokens.shape[0], len(shapes), 2)
         states, references = self.decoder(
             content, anchors, tokens, shapes, valid, blocked=None if noised is None else noised.blocked
         )
@@ -167,7 +167,7 @@ class MaskDINODecoder(nn.Module):
 
         While the weights learn, content and anchors have no gradient; boxes around masks never have one.
         """
-        batch = len(mask_features)
+        batch = mask_features.shape[0]
         if selection is None:
             content = self.query_feat.weight[None].expand(batch, -1, -1)
             return content, self.query_embed.weight[None].expand(batch, -1, -1), None

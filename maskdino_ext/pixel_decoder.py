@@ -118,7 +118,7 @@ class _Transformer(nn.Module):
             dim=1,
         )
         # Padding is not masked, as in the official code: the whole batch canvas counts as image.
-        valid = tokens.new_ones(len(tokens), len(shapes), 2)
+        valid = tokens.new_ones(tokens.shape[0], len(shapes), 2)
         found = self.encoder(tokens, position.expand_as(tokens), shapes, valid)
         pieces = found.split([height * width for height, width in shapes], dim=1)
         return [piece.transpose(1, 2).unflatten(2, shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -55,7 +55,7 @@ def token_proposals(tokens: Tensor, shapes: Shapes, padding: Tensor | None) -> t
         )
         centre = torch.stack([x, y], dim=-1).flatten(0, 1) + 0.5
         if padding is None:
-            scale = centre.new_tensor([[width, height]]).expand(len(tokens), 2)
+            scale = centre.new_tensor([[width, height]]).expand(tokens.shape[0], 2)
         else:
             real = ~padding[:, start : start + height * width].view(-1, height, width)
             scale = torch.stack([real[:, 0].sum(dim=1), real[:, :, 0].sum(dim=1)], dim=-1)

@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "experiments", "data", "attacks", "corruptions", "modeling", "evaluation", "maskdino_ext"),
         "visualization",
     },
+    "export": {"partbox", "config", "data", "modeling", "engine", "maskdino_ext"},
     "report": set(),
     "api": {"config", "data", "attacks", "modeling", "evaluation", "engine", "report", "partbox"},
     "datasets": {"partbox", "data", "attacks", "corruptions"},

@@ -180,7 +180,7 @@ class DinoExtractor(DetectorExtractor):
         return cls(detector, wanted, read, dino_criterion(complete), shown=cfg.MODEL.DINO.NUM_SELECT)
 
     def find(self, features: dict[str, Tensor], images: Tensor, targets: Sequence[Target] | None) -> Outputs:
-        padding = torch.zeros(len(images), *images.shape[-2:], dtype=torch.bool, device=images.device)
+        padding = torch.zeros(images.shape[0], *images.shape[-2:], dtype=torch.bool, device=images.device)
         return self.detector.find([features[name] for name in self.in_features], padding, targets, self.draws)
 
     def evidence(self, predictions: Predictions, image_size: tuple[int, int]) -> PartEvidence:

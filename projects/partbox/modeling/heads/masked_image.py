@@ -124,4 +124,4 @@ class MaskedImageHead(ImageHead):
             return self.linear(self.network(torch.cat([images, masks], dim=1))[POOLED])
         views = (images[:, None] * masks[:, :, None]).flatten(0, 1)
         vectors: Tensor = self.network(views)[POOLED]
-        return self.linear(vectors.reshape(len(images), -1))
+        return self.linear(vectors.reshape(images.shape[0], -1))
