@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 
 import pytest
@@ -260,20 +259,28 @@ def test_parameters_read_see_lists_and_views():
     assert read.numbers == 6
 
 
-def test_the_tool_prints_a_configuration_and_refuses_what_it_does_not_hold(tmp_path):
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-W", "ignore", TOOL, *map(str, words)], capture_output=True, text=True)
+def test_the_tool_prints_a_configuration_and_refuses_what_it_does_not_hold(tool, tmp_path, monkeypatch, capsys):
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["model_zoo.py", *map(str, words)])
+        return tool.main()
 
-    done = call(REPOSITORY / "configs/example/normal.yaml")
-    assert done.returncode == 0, done.stderr
-    assert "83,200 passes" in done.stdout
+    assert call(REPOSITORY / "configs/example/normal.yaml") == 0
+    assert "83,200 passes" in capsys.readouterr().out
+    assert call("--check", REPOSITORY / "configs/example/normal.yaml") == 0
+    assert capsys.readouterr().out == "The page is up to date.\n"
     outside = tmp_path / "mine.yaml"
     outside.write_text("SEED: 1\n")
     for path in (outside, REPOSITORY / "configs/example/base.yaml", tmp_path / "none.yaml"):
-        refused = call(path)
-        assert refused.returncode == 1
-        assert refused.stderr.startswith("PageError: ")
-        assert len(refused.stderr.splitlines()) == 1
+        with pytest.raises(SystemExit, match=rf"PageError: {path}: .+") as refused:
+            call(path)
+        assert "\n" not in str(refused.value)
+    for words in ((), ("--write", outside), ("--write", "--check")):
+        with pytest.raises(SystemExit, match="2"):
+            call(*words)
+    monkeypatch.setattr(tool, "PAGE", tmp_path / "page.md")
+    tool.PAGE.write_text("no markers")
+    with pytest.raises(SystemExit, match="needs the lines"):
+        call("--check", REPOSITORY / "configs/example/normal.yaml")
 
 
 def test_the_names_of_the_animals_are_those_of_the_data(numbers, shared):

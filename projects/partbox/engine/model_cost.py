@@ -68,7 +68,7 @@ def model_cost(cfg: CfgNode) -> ModelCost:
     learning = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     size = inference_size(cfg)
     image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    with _counted(model.eval().requires_grad_(False)) as (operations, read):
+    with _counted(model.eval()) as (operations, read):
         _infer(model, image, plain)
     return ModelCost(
         input_size=size,
@@ -123,8 +123,11 @@ class ParametersRead(TorchDispatchMode):
 
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[tuple[FlopCounterMode, ParametersRead]]:
-    """Count what is done inside; attention as the matrix products that it is, not as one unknown operation."""
-    operations, read = FlopCounterMode(display=False), ParametersRead(model)
+    """Count what is done inside; attention as the matrix products that it is, not as one unknown operation.
+
+    Parameters lose their gradients: torch's counter does not count layers whose inputs are parameters that learn.
+    """
+    operations, read = FlopCounterMode(display=False), ParametersRead(model.requires_grad_(False))
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
