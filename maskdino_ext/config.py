@@ -39,23 +39,22 @@ def _add_maskdino(cfg: CfgNode) -> None:
     # Class head with a softmax over classes and "no object", for semantic segmentation only.
     node.SEMANTIC_CE_LOSS = False
     node.TRAIN_NUM_POINTS = 112 * 112  # at which masks are compared
-    node.OVERSAMPLE_RATIO = 3.0
-    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+    node.OVERSAMPLE_RATIO = 3.0  # so many times the points are drawn, from which the uncertain ones are taken
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75  # share of the points that are the most uncertain ones; the others are random
     # Matching: weights of the terms of the cost.
     node.COST_CLASS_WEIGHT = 4.0
     node.COST_BOX_WEIGHT = 5.0
     node.COST_GIOU_WEIGHT = 2.0
     node.COST_MASK_WEIGHT = 5.0
     node.COST_DICE_WEIGHT = 5.0
-    # Decoder.
-    node.HIDDEN_DIM = 256
+    node.HIDDEN_DIM = 256  # channels of queries and tokens; SEM_SEG_HEAD.CONVS_DIM must agree
     node.NHEADS = 8  # of the pixel decoder's encoder, as officially
     node.DEC_NHEADS = 8  # of the decoder; the official code has 8 there whatever is written
-    node.DIM_FEEDFORWARD = 2048
-    node.DEC_LAYERS = 6
-    node.DEC_N_POINTS = 4
-    node.DROPOUT = 0.1
-    node.NUM_OBJECT_QUERIES = 100
+    node.DIM_FEEDFORWARD = 2048  # hidden units of the decoder's layers
+    node.DEC_LAYERS = 6  # of the decoder
+    node.DEC_N_POINTS = 4  # sampling points of the decoder's attention, for each level and head
+    node.DROPOUT = 0.1  # of the decoder
+    node.NUM_OBJECT_QUERIES = 100  # objects that an image can have at most
     node.TWO_STAGE = True  # queries from the encoder's tokens; otherwise learned
     node.LEARN_TGT = False  # with two stages, learned content and only boxes from the tokens
     node.INITIAL_PRED = True  # predict before the first layer as well
@@ -63,65 +62,69 @@ def _add_maskdino(cfg: CfgNode) -> None:
     # Denoising queries: no, standard (labels and boxes) or seg (masks too).
     node.DN = "seg"
     node.DN_NUM = 100  # at most, for each image; images with more objects train without
-    node.DN_NOISE_SCALE = 0.4
+    node.DN_NOISE_SCALE = 0.4  # see maskdino_ext.denoising.noised_objects
     node.CLASS_PRIOR = True  # start the class head at 1 %; the official code does not: its first loss is about 20,000
     # Repeat what the official code does wrong and its weights have learned: target boxes in shares of the unpadded
     # image, swapped position encodings of five levels.
     node.PARITY = False
-    node.SIZE_DIVISIBILITY = 32
+    node.SIZE_DIVISIBILITY = 32  # images are padded to a multiple, in pixels
     test = node.TEST = CfgNode()
-    test.INSTANCE_ON = False
-    test.SEMANTIC_ON = True
-    test.PANOPTIC_ON = False
+    test.INSTANCE_ON = False  # give instances: boxes, masks, scores
+    test.SEMANTIC_ON = True  # give a semantic map
+    test.PANOPTIC_ON = False  # give panoptic segments
     test.OBJECT_MASK_THRESHOLD = 0.0  # score that a panoptic segment needs
     test.OVERLAP_THRESHOLD = 0.0  # share of its own mask that must be left of a panoptic segment
     test.TEST_FOUCUS_ON_BOX = False  # score instances by class alone (the official spelling)
+    # Scale masks to the photograph before they are merged into a semantic map; always so with INSTANCE_ON, PANOPTIC_ON.
     test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
     test.PANO_TRANSFORM_EVAL = True  # sharpen class scores of semantic and panoptic results
-    test.PANO_TEMPERATURE = 0.06
+    test.PANO_TEMPERATURE = 0.06  # of that: the scores are divided by it before a softmax over the classes
 
 
 def _add_pixel_decoder(cfg: CfgNode) -> None:
     node = cfg.MODEL.SEM_SEG_HEAD
-    node.MASK_DIM = 256
+    node.MASK_DIM = 256  # channels of the pixel embedding
+    # Features of the backbone that the encoder sees, the finest first.
     node.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
-    node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
-    node.TRANSFORMER_ENC_LAYERS = 6
-    node.DIM_FEEDFORWARD = 1024
-    node.TOTAL_NUM_FEATURE_LEVELS = 4
-    node.FEATURE_ORDER = "high2low"  # or low2high: the finest level first
+    node.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4  # sampling points of its attention, for each level and head
+    node.TRANSFORMER_ENC_LAYERS = 6  # of the encoder
+    node.DIM_FEEDFORWARD = 1024  # hidden units of its layers
+    node.TOTAL_NUM_FEATURE_LEVELS = 4  # those beyond IN_FEATURES come from the coarsest by strided convolutions
+    node.FEATURE_ORDER = "high2low"  # order of the levels in the encoder; low2high: the finest first
 
 
 def _add_dino(cfg: CfgNode) -> None:
     node = cfg.MODEL.DINO = CfgNode()
-    node.NUM_CLASSES = 80
-    node.IN_FEATURES = ["res3", "res4", "res5"]
+    node.NUM_CLASSES = 80  # without "no object"
+    node.IN_FEATURES = ["res3", "res4", "res5"]  # of the backbone, the finest first
     node.NUM_FEATURE_LEVELS = 4  # those beyond IN_FEATURES come from the coarsest by strided convolutions
-    node.HIDDEN_DIM = 256
-    node.NHEADS = 8
-    node.DIM_FEEDFORWARD = 2048
-    node.ENC_LAYERS = 6
-    node.DEC_LAYERS = 6
-    node.ENC_N_POINTS = 4
-    node.DEC_N_POINTS = 4
-    node.DROPOUT = 0.0
-    node.NUM_OBJECT_QUERIES = 900
-    node.TWO_STAGE = True
+    node.HIDDEN_DIM = 256  # channels of queries and tokens
+    node.NHEADS = 8  # of every attention
+    node.DIM_FEEDFORWARD = 2048  # hidden units of every layer
+    node.ENC_LAYERS = 6  # of the encoder
+    node.DEC_LAYERS = 6  # of the decoder
+    node.ENC_N_POINTS = 4  # sampling points of the encoder's attention, for each level and head
+    node.DEC_N_POINTS = 4  # of the decoder's
+    node.DROPOUT = 0.0  # of every layer
+    node.NUM_OBJECT_QUERIES = 900  # an image must give at least as many tokens
+    node.TWO_STAGE = True  # queries from the encoder's tokens; otherwise learned
     node.EMBED_INIT_TGT = True  # learned content; False: content from the encoder's tokens
-    node.PE_TEMPERATURE = 20.0
+    node.PE_TEMPERATURE = 20.0  # of the position encoding: longest wavelength over 2 pi
     # Contrastive denoising: see maskdino_ext.denoising.contrastive_objects.
     node.USE_DN = True
     node.DN_NUMBER = 100
     node.DN_BOX_NOISE_SCALE = 0.4  # the official training script overrides it with 1.0
-    node.DN_LABEL_NOISE_RATIO = 0.5
+    node.DN_LABEL_NOISE_RATIO = 0.5  # labels change with half this probability
     node.DN_LABELBOOK_SIZE = 0  # classes of the embedding of labels; 0 = NUM_CLASSES
+    # Loss: weights of the terms.
     node.CLASS_WEIGHT = 1.0
     node.BOX_WEIGHT = 5.0
     node.GIOU_WEIGHT = 2.0
+    # Matching: weights of the terms of the cost.
     node.COST_CLASS_WEIGHT = 2.0
     node.COST_BOX_WEIGHT = 5.0
     node.COST_GIOU_WEIGHT = 2.0
-    node.DEEP_SUPERVISION = True
+    node.DEEP_SUPERVISION = True  # judge every layer, not only the last
     node.NUM_SELECT = 300  # detections of an image
 
 

@@ -195,7 +195,7 @@ def test_the_licence_is_apache() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-@pytest.mark.parametrize("script", ["scripts/setup_env.sh", "scripts/test.sh", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/setup_env.sh", "scripts/test.sh", "scripts/build_docs.sh", ".ci/run"])
 def test_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(REPO / script, os.X_OK)
     subprocess.run(["bash", "-n", REPO / script], check=True)

@@ -74,11 +74,11 @@ def _add_model(cfg: CfgNode) -> None:
     # Names, filled in from the training dataset when empty, written to the run's config.yaml, and compared with the
     # dataset whenever the model meets one.
     part.CLASS_NAMES = []
-    part.PART_NAMES = []  # "class:part"
+    part.PART_NAMES = []  # of the parts, "class:part"
     part.PART_TO_CLASS = []  # class index of each part
 
     part.BACKBONE = CfgNode()
-    part.BACKBONE.TIMM_NAME = "resnet18"
+    part.BACKBONE.TIMM_NAME = "resnet18"  # name of a network of timm
     # "" = random; "timm" = timm's pretrained weights (needs its model hub or cache); a file; or a file of an
     # installed Python package, "pkg://package/path/in/package".
     part.BACKBONE.WEIGHTS = ""
@@ -183,9 +183,9 @@ def _add_adversary(cfg: CfgNode) -> None:
     adversary.OBJECTIVE = "clean"
     adversary.NORM = "linf"  # "linf" or "l2"
     adversary.EPS = "8/255"  # radius in [0, 1] pixel space; a number or a fraction
-    adversary.STEPS = 10
+    adversary.STEPS = 10  # gradient steps of the attack
     adversary.STEP_SIZE = ""  # in pixel space; "" = 1.25 * eps / steps
-    adversary.RANDOM_START = True
+    adversary.RANDOM_START = True  # start the attack at a random image within EPS
     # What the attack aims at: "class", "parts" (away from the labelled parts), "both", or "two-stage" (parts, then
     # class). Images without part labels are attacked on their class.
     adversary.GOAL = "class"
@@ -216,7 +216,7 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     # a faster form of the network and confirm every verdict with the network itself.
     evaluation.PERTURBATIONS = [{"name": "clean"}, {"name": "pgd", "norm": "linf", "eps": "8/255", "steps": 20}]
     evaluation.NUM_IMAGES = 0  # at most so many images, drawn with SEED; 0 = all
-    evaluation.BATCH_SIZE = 64
+    evaluation.BATCH_SIZE = 64  # images that a process perturbs and looks at together
     evaluation.SEED = 0  # of every random draw in evaluation
     # Images on which is checked whether the attacks worked; 0 = no check. A failed check marks the result unreliable.
     evaluation.SELF_CHECK_IMAGES = 32

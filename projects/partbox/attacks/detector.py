@@ -75,12 +75,14 @@ class DetectorPGD:
     """PGD on a detector's own training losses, one image at a time (detectors sum their losses over a batch).
 
     Goals:
-        ``all``, ``classification``, ``localisation``: make these losses of the true objects as large as possible
-            (``all`` but those of denoising queries).
-        ``vanish``: make the classification losses of an image without objects as small as possible: nothing is found.
-        ``fabricate``: make them as large as possible: objects everywhere.
-        ``mislabel``: make the classification losses of the true boxes with wrong labels as small as possible.
-        The last three follow TOG (Chow et al. 2020, arXiv 2004.04320), with the detector's training losses.
+
+    - ``all``, ``classification``, ``localisation``: make these losses of the true objects as large as possible (``all``
+      but those of denoising queries).
+    - ``vanish``: make the classification losses of an image without objects as small as possible: nothing is found.
+    - ``fabricate``: make them as large as possible: objects everywhere.
+    - ``mislabel``: make the classification losses of the true boxes with wrong labels as small as possible.
+
+    The last three follow TOG (Chow et al. 2020, arXiv 2004.04320), with the detector's training losses.
 
     A detector samples proposals at random; each step has a draw of its own, from (seed, image id, restart, step), so
     that the attack does not only fool one sample.

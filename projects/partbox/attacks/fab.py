@@ -105,8 +105,8 @@ class FAB(Attack):
         """The nearest fooling images found, whatever their distance.
 
         Returns:
-            images (B, C, H, W), the clean one where none was found, and their distances (B,) in the threat's norm: 0
-            where the clean image is misclassified, inf where none was found.
+            Images (B, C, H, W), the clean one where none was found, and their distances (B,) in the threat's norm. A
+            distance is 0 where the clean image is misclassified, and inf where none was found.
         """
         check_inputs(images, labels, image_ids)
         images, labels = images.detach(), labels.long()

@@ -64,14 +64,15 @@ class PartPGD:
     """PGD against the parts of a part model.
 
     Goals:
-        ``parts``: away from the true parts: maximise their cross-entropy. The class is not looked at.
-        ``both``: maximise ``part_weight`` times that plus (1 - ``part_weight``) times the class's cross-entropy.
-        ``guided``: towards the parts of another image: minimise the cross-entropy to its part map.
-        ``inverse``: first masks near the clean ones that the head misreads are searched, in the space of mask logits
-            (l2, a root mean square of 1 an entry, as the original's ``seg-inverse``), then the image is moved until its
-            masks resemble them: minimise the mean squared difference.
-        ``two-stage``: the first half of the steps as ``parts`` (or as ``guided`` where guides are given), the second as
-            plain PGD on the class.
+
+    - ``parts``: away from the true parts: maximise their cross-entropy. The class is not looked at.
+    - ``both``: maximise ``part_weight`` times that plus (1 - ``part_weight``) times the class's cross-entropy.
+    - ``guided``: towards the parts of another image: minimise the cross-entropy to its part map.
+    - ``inverse``: first masks near the clean ones that the head misreads are searched, in the space of mask logits (l2,
+      a root mean square of 1 an entry, as the original's ``seg-inverse``), then the image is moved until its masks
+      resemble them: minimise the mean squared difference.
+    - ``two-stage``: the first half of the steps as ``parts`` (or as ``guided`` where guides are given), the second as
+      plain PGD on the class.
 
     The returned image is, for ``both``, ``inverse`` and ``two-stage``, the first that is misclassified, else the one
     with the highest objective; for ``parts`` and ``guided`` the one with the highest objective, whatever its class.

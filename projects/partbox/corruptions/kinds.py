@@ -9,7 +9,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
     "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
 }
-EXTRA = GROUPS["extra"]  # held out for validation by the authors: not part of mCE, mPC
+"""Group -> its kinds of corruption; "extra" is no part of the benchmark."""
+
+EXTRA = GROUPS["extra"]
+"""The four kinds that the authors hold out for validation: not part of mCE, mPC."""
+
 BENCHMARK: tuple[str, ...] = tuple(kind for group, kinds in GROUPS.items() if group != "extra" for kind in kinds)
+"""The 15 kinds of mCE and mPC."""
+
 KINDS = BENCHMARK + EXTRA
+"""All 19 kinds."""
+
 SEVERITIES = (1, 2, 3, 4, 5)
+"""From weak to strong."""

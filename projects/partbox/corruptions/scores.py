@@ -12,7 +12,6 @@ import numpy as np
 
 from .kinds import BENCHMARK, KINDS, SEVERITIES
 
-# Error of AlexNet on ImageNet-C, mean over the severities: the baseline of mCE (authors' code, hendrycks/robustness).
 ALEXNET_ERROR: dict[str, float] = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
@@ -34,6 +33,7 @@ ALEXNET_ERROR: dict[str, float] = {
     "spatter": 0.717512,
     "saturate": 0.658248,
 }
+"""Error of AlexNet on ImageNet-C, mean over the severities: mCE's baseline (authors' code, hendrycks/robustness)."""
 
 Table = Mapping[str, Sequence[float]]  # kind -> value at severities 1 to 5
 
