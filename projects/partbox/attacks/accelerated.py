@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from partbox.suggestions import unknown
+
 from .base import Attack, Predict, Search, forward
 from .draws import ImageId
 from .objectives import margin
@@ -33,7 +35,7 @@ class AcceleratedAttack(Attack):
 
     def __init__(self, attack: Attack, *, precision: str = "float32", compiled: bool = False) -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+            raise ValueError(unknown("precision", precision, PRECISIONS))
         if precision == "float32" and not compiled:
             raise ValueError("nothing to accelerate: give precision='bfloat16', compiled=True, or the attack as it is")
         self.attack = attack
