@@ -60,6 +60,7 @@ def test_a_key_like_no_other_gets_none():
     with pytest.raises(ConfigError, match=r"unknown configuration key QQQ\.ZZZZZ$"):
         load_config(None, ["QQQ.ZZZZZ", "1"])
     assert nearest_keys("x", ["SOLVER.BASE_LR"]) == []
+    assert nearest_keys("N", ["FAR.BELOW.MANY.OTHER.NODES.N", "M"]) == ["FAR.BELOW.MANY.OTHER.NODES.N"]
     assert did_you_mean("x", ["abc"]) == ""
 
 
