@@ -24,6 +24,7 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
+from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError, get_part_dataset, register_builtin_datasets
 from partbox.data.shifts import FOREGROUNDS, SHIFTS
 from partbox.data.shifts.kinds import shifted_folder
@@ -33,13 +34,11 @@ from partbox.data.shifts.render import Settings
 ALL = "all"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
     width = max(map(len, SHIFTS))
     table = "\n".join(f"    {shift.name:{width}}  {shift.meaning}" for shift in SHIFTS.values())
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__}{table}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(description=f"{__doc__}{table}")
     source = parser.add_argument_group("source")
     source.add_argument("--dataset", metavar="NAME", help="a built-in data set below $DETECTRON2_DATASETS")
     source.add_argument("--json", type=Path, metavar="FILE", help="or any part-dataset file, with --images")

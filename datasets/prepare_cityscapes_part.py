@@ -1,8 +1,8 @@
 """Make a part dataset of Cityscapes-Panoptic-Parts: people and vehicles of street scenes with masks of their parts.
 
-    python datasets/prepare_cityscapes_part.py --input FOLDER --output $DETECTRON2_DATASETS/cityscapes_part
+    python datasets/prepare_cityscapes_part.py --input cityscapes --output $DETECTRON2_DATASETS/cityscapes_part
 
-FOLDER holds what the two archives unpack to (see datasets/README.md):
+The folder after --input holds what the two archives unpack to (see datasets/README.md):
 
     gtFinePanopticParts/{train,val}/<city>/*.tif       gtFinePanopticParts_trainval.zip
     leftImg8bit/{train,val}/<city>/*.png               leftImg8bit_trainvaltest.zip
@@ -14,10 +14,10 @@ or of one recorded sequence, are in two splits.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.preparation import CropSettings, PrepareOptions
 from partbox.data.preparation.command_line import (
     add_empty_argument,
@@ -31,9 +31,9 @@ from partbox.data.preparation.readers.cityscapes_part import CityscapesPartReade
 DEFAULTS = PrepareOptions(min_side=0.0, crops=CropSettings(margin=1.4), fractions=(0.8, 0.1, 0.1))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="folder of the unpacked archives")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to be made")
     parser.add_argument(

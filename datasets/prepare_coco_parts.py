@@ -1,9 +1,10 @@
-"""Make a part dataset from a COCO file of part boxes, polygons or masks.
+r"""Make a part dataset from a COCO file of part boxes, polygons or masks.
 
-    python datasets/prepare_coco_parts.py --annotations parts.json --images FOLDER --output OUT
+    python datasets/prepare_coco_parts.py --annotations my_parts/annotations.json --images my_parts/images \
+        --output datasets_root/my_parts
 
 Which class a part belongs to, and which parts form an object, is found out from the file and printed; the options under
-"what the file means" override it. Examples:
+"what the file means" override it:
 
     categories "dog", "dog:head", ...          nothing to add
     parts with supercategory "dog"             nothing to add
@@ -14,9 +15,9 @@ Which class a part belongs to, and which parts form an object, is found out from
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.preparation import CocoOptions, PrepareOptions, RelationOptions
 from partbox.data.preparation.coco_preparation import CocoReader
 from partbox.data.preparation.coco_relations import CLASSES_FROM
@@ -28,9 +29,9 @@ from partbox.data.preparation.command_line import (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO file of the part labels")
     parser.add_argument(
         "--images", type=Path, required=True, metavar="FOLDER", help="what file_name (or path) starts from"

@@ -1,6 +1,7 @@
-"""Make a part dataset from PACO-EGO4D: parts of 75 common objects on video frames of Ego4D.
+r"""Make a part dataset from PACO-EGO4D: parts of 75 common objects on video frames of Ego4D.
 
-    python datasets/prepare_paco_ego4d.py --annotations FOLDER --images FOLDER --output $DETECTRON2_DATASETS/paco_ego4d
+    python datasets/prepare_paco_ego4d.py --annotations annotations --images ego4d/v1/paco_frames \
+        --output $DETECTRON2_DATASETS/paco_ego4d
 
 --annotations holds paco_ego4d_v1_{train,val,test}.json, --images the frames <video>_<number>.jpeg (see
 datasets/README.md). One crop an object, labelled with the object's class and the masks of its own parts. Objects whose

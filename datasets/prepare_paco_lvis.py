@@ -1,6 +1,6 @@
 """Make a part dataset from PACO-LVIS: parts of 75 common objects on photographs of COCO.
 
-    python datasets/prepare_paco_lvis.py --annotations FOLDER --images FOLDER --output $DETECTRON2_DATASETS/paco_lvis
+    python datasets/prepare_paco_lvis.py --annotations annotations --images coco --output $DETECTRON2_DATASETS/paco_lvis
 
 --annotations holds paco_lvis_v1_{train,val,test}.json, --images the folders train2017/ and val2017/ of COCO (see
 datasets/README.md). One crop an object, labelled with the object's class and the masks of its own parts. Objects whose

@@ -13,10 +13,10 @@ classes.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.preparation import CropSettings, PrepareOptions
 from partbox.data.preparation.command_line import (
     add_empty_argument,
@@ -29,9 +29,9 @@ from partbox.data.preparation.readers.partimagenet import PartImageNetReader
 DEFAULTS = PrepareOptions(fractions=(0.8, 0.1, 0.1), crops=CropSettings(max_side=512))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="the unpacked download")
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="where the photographs are, if not there; may be ImageNet's train"

@@ -10,10 +10,10 @@ parts of its own. The files name no split: photographs are split 80/10/10, seede
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.preparation import CropSettings, PrepareOptions
 from partbox.data.preparation.command_line import (
     add_empty_argument,
@@ -26,9 +26,9 @@ from partbox.data.preparation.readers.partimagenet_pp import PartImageNetPPReade
 DEFAULTS = PrepareOptions(fractions=(0.8, 0.1, 0.1), crops=CropSettings(max_side=512))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="the download")
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="ImageNet's training set; needed unless --labels-only"

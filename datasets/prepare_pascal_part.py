@@ -1,8 +1,8 @@
 """Make a part dataset of PASCAL-Part: VOC2010 photographs with masks of objects and their parts.
 
-    python datasets/prepare_pascal_part.py --input FOLDER --output $DETECTRON2_DATASETS/pascal_part
+    python datasets/prepare_pascal_part.py --input pascal_part_source --output $DETECTRON2_DATASETS/pascal_part
 
-FOLDER holds what the two archives unpack to (see datasets/README.md):
+The folder after --input holds what the two archives unpack to (see datasets/README.md):
 
     Annotations_Part/*.mat                   trainval.tar.gz
     VOCdevkit/VOC2010/JPEGImages/*.jpg       VOCtrainval_03-May-2010.tar
@@ -13,10 +13,10 @@ dog, and three parts of each class, split 80/10/10.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.preparation import CropSettings, PrepareOptions
 from partbox.data.preparation.command_line import (
     add_empty_argument,
@@ -31,9 +31,9 @@ ONLY_CROPS = ("margin", "min_side", "min_area_share")
 """Options that mean nothing where photographs stay whole."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="folder of the unpacked archives")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to be made")
     parser.add_argument(

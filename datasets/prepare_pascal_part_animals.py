@@ -1,16 +1,17 @@
-"""Make a part dataset of animals from the part boxes of semantic PASCAL-Part on VOC2010 photographs.
+r"""Make a part dataset of animals from the part boxes of semantic PASCAL-Part on VOC2010 photographs.
 
-    python datasets/prepare_pascal_part_animals.py --input FOLDER --output $DETECTRON2_DATASETS/pascal_part_animals
+    python datasets/prepare_pascal_part_animals.py --input pascal_part_animals \
+        --output $DETECTRON2_DATASETS/pascal_part_animals
 
-FOLDER holds images/ and trainval.json (see datasets/README.md). One crop an animal, labelled with the animal's class
-and the boxes of its own parts. It is datasets/prepare_coco_parts.py with its options set.
+The folder after --input holds images/ and trainval.json (see datasets/README.md). One crop an animal, labelled with
+the animal's class and the boxes of its own parts. It is datasets/prepare_coco_parts.py with its options set.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.preparation import CocoOptions, PrepareOptions, RelationOptions
 from partbox.data.preparation.coco_preparation import CocoReader
 from partbox.data.preparation.command_line import (
@@ -21,9 +22,9 @@ from partbox.data.preparation.command_line import (
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--input", type=Path, required=True, metavar="FOLDER", help="folder with images/ and trainval.json"
     )

@@ -5,7 +5,9 @@ pip writes a package's files first and their list (RECORD) last, and moves old f
 compares every RECORD with the disk (names and sizes: a quarter of a second for the whole environment) and removes the
 metadata of each package that does not match; pip then no longer believes that it is there.
 
-Usage: python drop_damaged.py SITE_PACKAGES. Prints one line for each package that it dropped. Standard library only.
+Prints one line for each package that it dropped. Standard library only; scripts/setup_env.sh calls it.
+
+    python scripts/drop_damaged.py .venv/lib/python3.11/site-packages
 """
 
 import csv
@@ -60,4 +62,7 @@ def main(site_packages: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     main(Path(sys.argv[1]))

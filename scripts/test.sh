@@ -9,6 +9,11 @@
 # 4; 0 runs everything in one process, for a debugger). OMP_NUM_THREADS: threads for each of them (1).
 set -euo pipefail
 
+if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
+    sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+fi
+
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 cd "$REPO"
 VENV="$(realpath -m -- "${PARTBOX_VENV:-.venv}")"

@@ -15,15 +15,19 @@ SOURCES = {"partbox": REPO / "projects/partbox", "maskdino_ext": REPO / "maskdin
 SOURCES["datasets"] = REPO / "datasets"
 
 # What each room may import, besides itself and the floor below all of partbox (`files`: atomic writing, `processes`:
-# what those of a run say to each other). A name is a room: a module or folder of partbox, "partbox" (the public names
-# in its __init__), or a top-level package. The report reads result files, so it stands alone.
+# what those of a run say to each other, `progress`: how far long work is, `suggestions`: which name was meant). A name
+# is a room: a module or folder of partbox, "partbox" (the public names in its __init__), or a top-level package. The
+# report reads result files, so it stands alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "files": set(),
     "processes": set(),
+    "progress": set(),
+    "suggestions": set(),
+    "arguments": {"suggestions"},
     "config": set(),
     "experiments": {"config"},
     "corruptions": set(),
-    "data": {"config"},
+    "data": {"config", "arguments"},
     "attacks": set(),
     "maskdino_ext": set(),
     "modeling": {"config", "data", "maskdino_ext"},
@@ -36,11 +40,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"partbox", "config", "data", "modeling", "engine", "maskdino_ext"},
     "report": set(),
     "api": {"config", "data", "attacks", "modeling", "evaluation", "engine", "report", "partbox"},
-    "datasets": {"partbox", "data", "attacks", "corruptions"},
+    "datasets": {"partbox", "data", "attacks", "corruptions", "arguments"},
 }
 MAY_IMPORT["partbox"] = set(MAY_IMPORT) - {"datasets", "report"}
 MAY_IMPORT["tools"] = set(MAY_IMPORT) - {"datasets"}
-EVERYWHERE = {"files", "processes"}
+EVERYWHERE = {"files", "processes", "progress", "suggestions"}
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 LIBRARIES = {"partbox", "maskdino_ext"}  # stricter habits than scripts: no device names

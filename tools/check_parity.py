@@ -27,6 +27,8 @@ import torch
 from tabulate import tabulate
 
 from maskdino_ext.parity import Comparison, compare_keys, runs_of
+from partbox.arguments import ArgumentParser
+from partbox.progress import say, track
 
 SHOWN = 8
 
@@ -45,7 +47,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, help="folder of reference runs")
     parser.add_argument("--keys", type=Path, action="append", default=[], metavar="FILE", help="list of official keys")
     parser.add_argument("--only", default="", metavar="TEXT", help="runs whose name contains this")
@@ -63,18 +65,17 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_folder(folder: Path, only: str) -> bool:
     """Every run; whether all agree."""
-    fine, compared = True, 0
-    for name, run in runs_of(folder):
-        if only in name:
-            compared += 1
-            try:
-                fine &= show(run())
-            except (KeyError, OSError, ValueError, RuntimeError) as problem:  # the other runs are still compared
-                print(f"\n{name}: {type(problem).__name__}: {problem}")
-                fine = False
-    if not compared:
+    fine = True
+    chosen = [(name, run) for name, run in runs_of(folder) if only in name]
+    for name, run in track(chosen, len(chosen), "comparing", "run"):
+        try:
+            fine &= show(run())
+        except (KeyError, OSError, ValueError, RuntimeError) as problem:  # the other runs are still compared
+            say(f"\n{name}: {type(problem).__name__}: {problem}")
+            fine = False
+    if not chosen:
         print(f"no run in {folder} has {only!r} in its name")
-    return fine and compared > 0
+    return fine and bool(chosen)
 
 
 def show(comparison: Comparison) -> bool:
@@ -83,15 +84,15 @@ def show(comparison: Comparison) -> bool:
         [quantity, difference, tolerance, "" if difference <= tolerance else "BEYOND"]
         for quantity, (difference, tolerance) in comparison.by_quantity().items()
     ]
-    print(f"\n{comparison.name}: {len(comparison.differences)} tensors compared")
-    print(tabulate(rows, ["quantity", "largest difference", "tolerance", ""], tablefmt="github", floatfmt=".1e"))
+    say(f"\n{comparison.name}: {len(comparison.differences)} tensors compared")
+    say(tabulate(rows, ["quantity", "largest difference", "tolerance", ""], tablefmt="github", floatfmt=".1e"))
     for name in comparison.failures[:SHOWN]:
-        print(f"  {name}: {comparison.differences[name]:.2e}")
+        say(f"  {name}: {comparison.differences[name]:.2e}")
     for note in comparison.notes:
-        print(f"  {note}")
+        say(f"  {note}")
     left = comparison.uncompared()
     if left:
-        print(f"  NOT COMPARED, {len(left)} stored results: {', '.join(left[:SHOWN])}{', ...' if left[SHOWN:] else ''}")
+        say(f"  NOT COMPARED, {len(left)} stored results: {', '.join(left[:SHOWN])}{', ...' if left[SHOWN:] else ''}")
     return bool(rows) and not comparison.failures and not left
 
 

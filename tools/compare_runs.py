@@ -10,12 +10,12 @@ Examples:
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser
 from partbox.files import write_text
 from partbox.report.table import results_table, seeds_table
 
@@ -33,7 +33,7 @@ def read_results(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--group-seeds", action="store_true", help="mean and spread over runs named MODEL-seedN")
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the table to this file")

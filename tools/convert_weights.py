@@ -17,7 +17,6 @@ Whether the result fits a configuration: python tools/train_detector.py --dry-ru
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 import torch
@@ -30,12 +29,13 @@ from maskdino_ext.official_weights import (
     resnet_backbone,
     with_coco_classes,
 )
+from partbox.arguments import ArgumentParser
 from partbox.files import write_atomically
 
 
 def main() -> None:
     """Read, convert, write whole or not at all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("source", metavar="FROM", help="published checkpoint")
     parser.add_argument("target", metavar="TO", help="file to write")
     parser.add_argument("--backbone-names", choices=BACKBONE_NAMES, help="of a ResNet: for Mask DINO, or for DINO")

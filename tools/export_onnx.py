@@ -32,6 +32,7 @@ import sys
 from pathlib import Path
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError
 from partbox.engine.checkpoint import CheckpointError
 from partbox.engine.checks import ConfigError
@@ -51,7 +52,7 @@ USER_ERRORS = (CheckpointError, ConfigError, ExportError, PartDatasetError)
 
 def parse_arguments() -> argparse.Namespace:
     defaults = ExportOptions()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", type=Path, metavar="FOLDER", help="of tools/train_net.py or tools/train_detector.py")
     model.add_argument("--config-file", type=Path, metavar="FILE", help="instead of a run; needs --weights")

@@ -30,19 +30,24 @@ from pathlib import Path
 from typing import Any
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError
 from partbox.data.label_budget import SECONDS_PER_BOX, SECONDS_PER_MASK
 from partbox.engine.checks import ConfigError
+from partbox.engine.folder_guide import sweep_guide
 from partbox.engine.label_budget_sweep import SweepFailed, check_dataset, summarise, sweep_runs, train_all
 from partbox.engine.parts_of_work import parse_part
+from partbox.engine.run_folder import describe
 from partbox.engine.setup import load_config
+from partbox.evaluation.record_files import RecordsError
+from partbox.progress import say
 from partbox.report.label_budget_report import label_budget_table, save_label_budget_report
 
 SCRIPT = Path(__file__).resolve().parent / "train_net.py"
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", type=Path, required=True, metavar="FILE", help="of the model, see configs/")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the runs go")
     parser.add_argument(
@@ -104,8 +109,9 @@ def main() -> None:
         print("\n".join(f"{run.name}: {' '.join(run.options)}" for run in mine))
         return
     check_dataset(cfg)
+    describe(arguments.output, cfg, sweep_guide(sys.argv))
     train_all(
-        mine, SCRIPT, arguments.config_file, arguments.output, arguments.options, workers=arguments.workers, say=_say
+        mine, SCRIPT, arguments.config_file, arguments.output, arguments.options, workers=arguments.workers, say=say
     )
     seconds = {"seconds_per_box": arguments.seconds_per_box, "seconds_per_mask": arguments.seconds_per_mask}
     summary = summarise(cfg, runs, arguments.output, **seconds)
@@ -113,12 +119,8 @@ def main() -> None:
     print(f"{label_budget_table(summary)}\n\nplot: {plot}")
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 if __name__ == "__main__":
     try:
         main()
-    except (ConfigError, PartDatasetError, SweepFailed, ValueError) as problem:
+    except (ConfigError, PartDatasetError, RecordsError, SweepFailed, ValueError) as problem:
         sys.exit(f"{type(problem).__name__}: {problem}")

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.data.example import contact_sheet, generate_example_dataset
 
 EPILOG = """\
@@ -26,10 +26,8 @@ The same options give the same bytes, on any number of workers.
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=__doc__, epilog=EPILOG)
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="the data set's folder: absent, empty, or made before"
     )
@@ -42,7 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
             f"--{split}", type=int, default=count, metavar="N", help=f"images in {split}, 0 for none (default: {count})"
         )
     parser.add_argument(
-        "--size", type=int, nargs="+", default=[64], metavar="PIXELS", help="side, or height and width (default: 64)"
+        "--size",
+        type=int,
+        nargs="+",
+        default=[64],
+        metavar="PIXELS",
+        help="side of the images, or height and width (64)",
     )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: 0, work in this one)")
     return parser

@@ -23,12 +23,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.report import ReportError, write_report
 from partbox.report.examples import ExamplesError
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="run folders, results.json, or sweeps")
     parser.add_argument(
         "--output", type=Path, default=Path("report.html"), metavar="FILE", help="the page to write (%(default)s)"

@@ -29,6 +29,7 @@ import yaml
 from detectron2.config import CfgNode
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.data.example import CLASSES
 from partbox.engine.checks import ConfigError
 from partbox.engine.model_cost import ModelCost, model_cost
@@ -68,7 +69,7 @@ def main() -> int:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("configs", nargs="*", type=Path, metavar="FILE", help="configuration files; --check: all")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="compare the page with what it should be")

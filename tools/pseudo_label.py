@@ -38,6 +38,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
 from partbox.engine.allocator import keep_freed_memory
@@ -54,7 +55,7 @@ USER_ERRORS = (CheckpointError, ConfigError, ImageError, PartDatasetError, Recor
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", type=Path, metavar="FOLDER", help="of tools/train_net.py or tools/train_detector.py")
     model.add_argument("--config-file", type=Path, metavar="FILE", help="instead of a run; needs --weights")

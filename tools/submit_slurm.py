@@ -35,6 +35,7 @@ import os
 import sys
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
 from partbox.engine.checks import ConfigError
 from partbox.engine.slurm.collect import RESULTS, collect
 from partbox.engine.slurm.job import SlurmError
@@ -73,8 +74,7 @@ OPTIONS = {
 
 
 def parse_arguments() -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {}
     for name, what in (("train", "one training"), ("eval", "one evaluation"), ("sweep", "many runs as job arrays")):
@@ -87,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
         _add_slurm_arguments(parsers[name])
         parsers[name].add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
     for name, what in (("status", "say how far a submission is"), ("collect", "merge the results of a submission")):
-        parsers[name] = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+        parsers[name] = commands.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=EPILOG)
         parsers[name].add_argument("folder", type=Path, help="of the submission")
     chosen = parsers.get(sys.argv[1] if len(sys.argv) > 1 else "")
     if chosen is None:

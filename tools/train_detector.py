@@ -35,6 +35,7 @@ from detectron2.engine import hooks
 from detectron2.solver import build_lr_scheduler
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
@@ -54,6 +55,7 @@ from partbox.engine.detectors import (
 )
 from partbox.engine.hooks.best_checkpoint import FINAL
 from partbox.engine.hooks.metric_writers import MetricWriters
+from partbox.engine.hooks.progress_bar import ProgressBar
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.interruption import Interruption, interruptible
@@ -97,7 +99,7 @@ USER_ERRORS = (
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument(
         "--config-file", metavar="FILE", required=True, help="configuration file, see configs/car_parts"
     )
@@ -148,6 +150,7 @@ def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> Non
     checkpoints = ResumeCheckpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
     trainer.register_hooks(
         [
+            ProgressBar(),
             hooks.LRScheduler(optimizer, build_lr_scheduler(cfg, optimizer)),
             MetricWriters(cfg),
             checkpoints,

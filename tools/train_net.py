@@ -36,6 +36,7 @@ from detectron2.engine import hooks
 from detectron2.solver import build_lr_scheduler
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
@@ -60,6 +61,7 @@ from partbox.engine.hooks.catastrophic_overfitting import CatastrophicOverfittin
 from partbox.engine.hooks.ema import WeightAveraging
 from partbox.engine.hooks.eps_warmup import EpsWarmup
 from partbox.engine.hooks.metric_writers import MetricWriters
+from partbox.engine.hooks.progress_bar import ProgressBar
 from partbox.engine.hooks.resume_checkpoints import ResumeCheckpoints
 from partbox.engine.hooks.stop_on_signal import StopOnSignal
 from partbox.engine.hooks.validation import ValidationUnderAttack
@@ -98,7 +100,7 @@ USER_ERRORS = (
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", metavar="FILE", help="configuration file (yaml), see configs/")
     parser.add_argument(
         "--experiment", metavar="NAME", help="original experiment name, such as part-pooling-4-no_bg-semi"
@@ -154,6 +156,7 @@ def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> Non
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
+            ProgressBar(),
             EpsWarmup(objective, clean_iters=cfg.ADVERSARY.CLEAN_ITERS, warmup_iters=cfg.ADVERSARY.EPS_WARMUP_ITERS)
             if isinstance(objective, AdversarialObjective)
             else None,

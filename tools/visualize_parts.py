@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.data import PartDataset, PartDatasetError, get_part_dataset
 from partbox.data.image_files import VERIFY_LEVELS
 from partbox.data.part_json_types import PART_LABELS
@@ -58,8 +59,7 @@ USER_ERRORS = (CheckpointError, ConfigError, OutputError, PartDatasetError, Sele
 
 
 def parse_arguments() -> argparse.Namespace:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = ArgumentParser(description=__doc__)
     kinds = parser.add_subparsers(dest="what", required=True, metavar="labels|statistics|predictions")
     parsers = {}
     for name, what in (

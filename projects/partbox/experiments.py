@@ -6,10 +6,11 @@ ignored (its ``no_bg`` never removed a background, the code asked for ``nobg``).
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from .suggestions import nearest
 
 LEVELS = ("part", "object", "group", "fg")
 Keys = dict[str, Any]
@@ -126,7 +127,7 @@ def _refuse(name: str, token: str, known: list[str]) -> ExperimentError:
         return ExperimentError(f"experiment {name!r}: {token!r} is the original's, but {KNOWN_ELSEWHERE[token]}")
     if TOP.fullmatch(token):
         return ExperimentError(f"experiment {name!r}: {token!r} was never implemented in the original, nor is it here")
-    near = difflib.get_close_matches(token, known, n=1)
+    near = nearest(token, known, most=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ExperimentError(f"experiment {name!r}: unknown token {token!r}{hint} (known here: {', '.join(known)})")
 

@@ -1,5 +1,16 @@
 # shellcheck shell=bash
 # What the batch scripts share; they source it inside a job, REPO set. Sets PYTHON, TASK and TASKS, and defines run_step.
+#
+#     REPO=/path/to/partbox; source "$REPO/scripts/slurm/batch.sh" || exit 2
+#     run_step srun "${TASKS[@]}" "${TASK[@]}" tools/train_net.py --resume --config-file ... OUTPUT_DIR ...
+#
+# train.sbatch, eval.sbatch and sweep.sbatch beside it show it at work; docs/slurm.md says what happens on signals.
+
+if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then # not sourced
+    sed -n '2,7s/^# \{0,1\}//p' "$0"
+    [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]
+    exit
+fi
 
 JOB="${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}"
 JOB="${JOB:-$SLURM_JOB_ID}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import time
@@ -28,7 +30,6 @@ from partbox.evaluation.examples import choose_examples
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.part_boxes import PartBoxEvaluator
 from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
-from partbox.evaluation.progress import Progress
 from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, conclude, missing_units, work
 from partbox.evaluation.stamp import records_digest, weights_digest
@@ -302,18 +303,19 @@ def test_more_pictures_may_be_wanted_afterwards(job, uninterrupted, tmp_path):
     assert (tmp_path / "process-0-of-1.jsonl").read_bytes() == before
 
 
-def test_progress_in_a_log_tells_the_time_left(caplog, monkeypatch):
-    """No bar there: a line at most every half minute."""
-    now = [0.0]
-    monkeypatch.setattr("partbox.evaluation.progress.time.monotonic", lambda: now[0])
-    with caplog.at_level("INFO", logger="partbox.evaluation.progress"), Progress(10, 4, shown=True) as progress:
-        for _ in range(3):
-            now[0] += 20
-            progress.step("pgd")
-    (line,) = [one.getMessage() for one in caplog.records]
-    assert line == "Evaluation: 6 of 10 batches, now pgd, about 0:01:20 left"
-    caplog.clear()
-    with Progress(2, 0, shown=False) as progress:
-        now[0] += 99
-        progress.step("pgd")
-    assert not caplog.records
+def test_an_evaluation_says_how_far_it_is(job, tmp_path, capsys, monkeypatch):
+    """Batches by what they cost, those of an earlier start included."""
+    monkeypatch.setattr("partbox.progress.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logging.getLogger("partbox"), "handlers", [])
+    units = len(job.batches) * len(job.perturbations)
+    for first in (0, 1):  # the second start finds all but one part of the work
+        with RecordStore(tmp_path, {"weights": 1}, process=f"{first}-of-2") as store:
+            ready = image_evaluators(job.evaluators, job.records)
+            work(as_subject(job.model), job.batches, job.perturbations, ready, store, seed=3, part=(first, 2))
+    with RecordStore(tmp_path, {"weights": 1}) as store:
+        work(as_subject(job.model), job.batches, job.perturbations, ready, store, seed=3)
+    said = capsys.readouterr().err.splitlines()
+    assert any(re.search(r"evaluation: \d+ of \d+ batches, now pgd.* of at most [\d,]+ passes", one) for one in said)
+    mine = -(-units // 2)
+    assert f"evaluation: {mine} of {mine} batches" in "\n".join(said)
+    assert not any(f" of {units} batches" in one for one in said), "nothing was left to do at the third start"

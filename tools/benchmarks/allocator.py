@@ -21,6 +21,7 @@ import torch
 from tabulate import tabulate
 from torch.nn import functional
 
+from partbox.arguments import ArgumentParser
 from partbox.engine.allocator import keep_freed_memory
 
 PASSES = 8
@@ -56,11 +57,11 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="resnet18", help="of timm (%(default)s)")
-    parser.add_argument("--images", type=int, nargs="+", default=[16, 64], help="sizes of the batch")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--images", type=int, nargs="+", default=[16, 64], help="images of a batch, one table row each")
+    parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each setting; the median counts")
     parser.add_argument("--child", choices=["default", "kept"], help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -33,10 +33,11 @@ from PIL import Image
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from partbox.arguments import ArgumentParser
 from partbox.attacks import PGD, AcceleratedAttack, Attack, AutoAttack, ThreatModel, attack_mode
 from partbox.data.example import generate_example_dataset
+from partbox.progress import track
 
 CLASSES = 11
 UNDEFENDED = "undefended"
@@ -65,21 +66,19 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=128, help="images to attack, one batch")
-    parser.add_argument("--size", type=int, default=32, help="pixels a side")
-    parser.add_argument("--train-images", type=int, default=2200)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--norm", choices=["linf", "l2"], default="linf")
-    parser.add_argument("--eps", default="8/255")
+    parser.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
+    parser.add_argument("--train-images", type=int, default=2200, help="images that both networks learn from")
+    parser.add_argument("--epochs", type=int, default=8, help="of both trainings")
+    parser.add_argument("--norm", choices=["linf", "l2"], default="linf", help="of the threat model")
+    parser.add_argument("--eps", default="8/255", help="radius in [0, 1] pixel space, a number or a fraction")
     parser.add_argument("--repeats", type=int, default=5, help="of PGD; AutoAttack runs once")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, help="PGD runs on the first")
-    parser.add_argument("--skip-pgd", action="store_true")
-    parser.add_argument("--skip-autoattack", action="store_true")
-    parser.add_argument(
-        "--accelerated", action="store_true", help="AutoAttack in bfloat16 and compiled as well"
-    )
+    parser.add_argument("--skip-pgd", action="store_true", help="leave PGD out")
+    parser.add_argument("--skip-autoattack", action="store_true", help="leave AutoAttack out")
+    parser.add_argument("--accelerated", action="store_true", help="AutoAttack in bfloat16 and compiled as well")
     return parser.parse_args()
 
 
@@ -116,7 +115,8 @@ def train_network(train: tuple[Tensor, Tensor], args: argparse.Namespace, threat
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     attack = PGD(threat, 2, 1.25 * threat.eps / 2) if threat is not None else None
-    for step in tqdm(range(steps), desc="training " + ("adversarially" if attack else "on clean images"), leave=False):
+    what = "training " + ("adversarially" if attack else "on clean images")
+    for step in track(range(steps), steps, what, "step"):
         rows = torch.randperm(len(images))[:50]
         batch, target = images[rows], labels[rows]
         if attack is not None:

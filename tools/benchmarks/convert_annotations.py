@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser
+
 WANTED_SPEED = 3_000  # masks a second on 2 cores
 FLAT = 1.15  # memory at the largest size over that at the smallest
 
@@ -51,10 +53,14 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("dataset", choices=("paco_lvis", "partimagenet_pp"), help="whose layout and numbers")
     parser.add_argument(
-        "--scales", type=lambda text: [float(part) for part in text.split(",")], default=[1.0, 2.0, 4.0], help="of them"
+        "--scales",
+        type=lambda text: [float(part) for part in text.split(",")],
+        default="1,2,4",
+        metavar="SHARE,...",
+        help="of the full numbers, with commas between them",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--folder", help="where to put the files meanwhile (default: the system's)")

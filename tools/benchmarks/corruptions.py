@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 from skimage import data
 from tabulate import tabulate
-from tqdm import tqdm
 
+from partbox.arguments import ArgumentParser
 from partbox.corruptions import BENCHMARK, KINDS, SEVERITIES, corrupt
+from partbox.progress import track
 
 
 def main() -> int:
@@ -31,7 +32,7 @@ def main() -> int:
     cv2.setNumThreads(1)
     image = photograph(args)
     seconds: dict[str, tuple[float, float]] = {}
-    for kind in tqdm(KINDS, unit="kind"):
+    for kind in track(KINDS, len(KINDS), "measuring", "kind"):
         both = [measure(image, kind, severity, args.repeats) for severity in SEVERITIES]
         seconds[kind] = (sum(ours for ours, _ in both), sum(theirs for _, theirs in both))
     rows = [[kind, theirs * 1e3, ours * 1e3, theirs / ours] for kind, (ours, theirs) in seconds.items()]
@@ -49,10 +50,10 @@ def main() -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--image", help="a photograph; default: scikit-image's astronaut")
     parser.add_argument("--height", type=int, default=375, help="pixels the photograph is resized to (%(default)s)")
-    parser.add_argument("--width", type=int, default=500, help="(%(default)s)")
+    parser.add_argument("--width", type=int, default=500, help="pixels the photograph is resized to (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of each call; the fastest counts (%(default)s)")
     return parser.parse_args()
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.attacks import attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config
@@ -66,17 +67,17 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--folder", default="configs/pascal_part_animals", help="of the configurations (%(default)s)")
-    parser.add_argument("--models", nargs="+", default=["normal", "part_box"], help="its files (%(default)s)")
+    parser.add_argument("--models", nargs="+", default=["normal", "part_box"], help="its files")
     parser.add_argument("--backbone", default="resnet50", help="timm's name (%(default)s)")
     parser.add_argument("--classes", type=int, default=75, help="as PACO has them (%(default)s)")
     parser.add_argument("--parts", type=int, default=456, help="as PACO has them (%(default)s)")
     parser.add_argument("--images", type=int, default=8, help="of a batch (%(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="in pixels (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="(%(default)s)")
-    parser.add_argument("--device", default="cpu", help="%(default)s")
-    parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="side of the images, in pixels (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each call; the median counts (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="of torch, such as cpu (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (%(default)s)")
     return parser.parse_args()
 
 

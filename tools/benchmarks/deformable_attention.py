@@ -28,6 +28,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from maskdino_ext.ms_deform_attn import COMPILED, ms_deform_attn
+from partbox.arguments import ArgumentParser
 
 SHAPES = [(64, 64), (32, 32), (16, 16)]
 HEADS, CHANNELS, POINTS = 8, 32, 4
@@ -62,9 +63,9 @@ def _columns(milliseconds: dict[str, float], name: str, base: str) -> tuple[floa
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--repeats", type=int, default=7, help="of each call; the median counts")
     parser.add_argument("--compile", action="store_true", help="torch.compile of our gather form as well")
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 """Annotation files as large as PACO-LVIS or PartImageNet++, in their layouts, with random masks: input for benchmarks.
 
-    python tools/benchmarks/generate_annotations.py paco_lvis --output FOLDER
-    python tools/benchmarks/generate_annotations.py partimagenet_pp --output FOLDER --scale 0.01
+    python tools/benchmarks/generate_annotations.py paco_lvis --output output/annotations
+    python tools/benchmarks/generate_annotations.py partimagenet_pp --output output/annotations --scale 0.01
 
 Only JSON is written, no images. ``paco_lvis``: paco_lvis_v1_{train,val,test}.json with the published numbers of images
 and objects, and as many part masks as both data sets of PACO have (641,405; PACO-LVIS alone has 502,057). The parts of
@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 from pycocotools import mask as mask_util
 
+from partbox.arguments import ArgumentParser
 from partbox.files import write_atomically
 
 PACO_LVIS = {"train": (45_790, 217_117, 395_071), "val": (2_410, 10_794, 20_945), "test": (9_443, 45_861, 86_041)}
@@ -43,7 +44,7 @@ _MEDIAN_SIDE, _SPREAD = 0.12, 0.9  # share of an object's side in that of its im
 
 def main() -> int:
     """Write the files; the last line says how many masks a second."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("layout", choices=("paco_lvis", "partimagenet_pp"), help="whose layout")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
     parser.add_argument("--scale", type=_positive, default=1.0, metavar="SHARE", help="of the published numbers")

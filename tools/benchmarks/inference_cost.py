@@ -20,6 +20,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.attacks import attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config
@@ -60,18 +61,20 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=REPOSITORY / "configs/pascal_part_animals")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / "configs/pascal_part_animals", help="of the configuration files"
+    )
     parser.add_argument(
         "--models",
         nargs="+",
         default=["normal", "part_auxiliary", "two_head", "part_box"],
         help="configuration files of the folder; ratios are relative to the first",
     )
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--images", type=int, default=16, help="of a batch")
+    parser.add_argument("--size", type=int, default=96, help="side of the images, in pixels")
+    parser.add_argument("--repeats", type=int, default=15, help="of each call; the median counts")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     return parser.parse_args()
 
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from partbox.arguments import ArgumentParser
 from partbox.data import load_part_dataset, write_part_dataset
+from partbox.progress import track
 
 CLASSES, PARTS_A_CLASS = 1_000, 3  # about PartImageNet++: 1,000 classes, 3,308 parts
 LINKS_A_FILE = 1_000  # images of the benchmark that share one file; file systems limit hard links
@@ -49,17 +50,19 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[25_000, 50_000, 100_000], help="images")
     parser.add_argument("--parts", type=float, default=4.5, help="annotations an image, on average")
     parser.add_argument("--polygons", type=float, default=0.5, help="share of annotations that have a polygon")
     parser.add_argument("--rle", type=float, default=0.0, help="share of annotations that have a compressed RLE")
     parser.add_argument("--points", type=int, default=8, help="points of a polygon")
-    parser.add_argument("--verify", choices=["decode", "header", "none"], default="none")
-    parser.add_argument("--image-side", type=int, default=64, help="pixels")
+    parser.add_argument(
+        "--verify", choices=["decode", "header", "none"], default="none", help="how the image files are checked"
+    )
+    parser.add_argument("--image-side", type=int, default=64, help="side of the images, in pixels")
     parser.add_argument("--folder", help="where to put the files meanwhile (default: the system's)")
-    parser.add_argument("--max-seconds", type=float, default=15.0)
-    parser.add_argument("--max-gigabytes", type=float, default=1.5)
+    parser.add_argument("--max-seconds", type=float, default=15.0, help="seconds above which this fails")
+    parser.add_argument("--max-gigabytes", type=float, default=1.5, help="peak memory in GB above which this fails")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # the process that loads; a folder
     return parser.parse_args()
 
@@ -106,7 +109,7 @@ def generate(folder: Path, size: int, args: argparse.Namespace) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     (folder / "images").mkdir(parents=True)
-    for index in tqdm(range(size), desc=f"writing {size:,} images", unit="image", file=sys.stderr):
+    for index in track(range(size), size, f"writing {size:,} images", "image"):
         name = f"{index // LINKS_A_FILE:04d}/{index:08d}.jpg"
         write_image(folder / "images" / name, index, side, rng)
         image = {"id": index + 1, "file_name": name, "width": side, "height": side}

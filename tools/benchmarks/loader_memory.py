@@ -12,7 +12,6 @@ records themselves. Needs Linux. A plain list of the default size takes about as
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import pickle
@@ -26,6 +25,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from torch.utils.data import DataLoader, Dataset
 
+from partbox.arguments import ArgumentParser
 from partbox.data.loader import TrainingStream, build_loader
 
 BATCH = 64
@@ -46,7 +46,7 @@ class PlainList(Dataset[dict[str, Any]]):
 
 def main() -> int:
     """Print a table for each way to hold the records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=200_000, help="images of the data set (%(default)s)")
     parser.add_argument("--parts", type=int, default=4, help="masks an image (%(default)s)")
     parser.add_argument("--workers", type=int, default=8, help="processes (%(default)s)")

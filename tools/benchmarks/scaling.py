@@ -26,6 +26,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from partbox.arguments import ArgumentParser
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("evaluation, whole command", "evaluation, work", "training, whole command", "training, work")
 
@@ -66,8 +68,13 @@ def main() -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(REPOSITORY / "configs/example/part_box.yaml"), help="%(default)s")
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--config-file",
+        default=str(REPOSITORY / "configs/example/part_box.yaml"),
+        metavar="FILE",
+        help="what is trained and evaluated (%(default)s)",
+    )
     parser.add_argument("--weights", metavar="FILE", help="of the evaluated model; without it one is trained shortly")
     parser.add_argument("--weights-iterations", type=int, default=300, help="of that training (%(default)s)")
     parser.add_argument("--processes", default="1,2", metavar="N,N", help="numbers to compare (%(default)s)")
@@ -75,7 +82,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100, help="of PGD (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=10, help="of the evaluation (%(default)s)")
     parser.add_argument("--iterations", type=int, default=101, help="of the training, above 21 (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="(%(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="of each number of processes; the median counts (%(default)s)"
+    )
     return parser.parse_args()
 
 

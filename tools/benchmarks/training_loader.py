@@ -27,6 +27,7 @@ from detectron2.data import DatasetMapper
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from partbox.arguments import ArgumentParser
 from partbox.data import load_part_dataset, write_part_dataset
 from partbox.data.augmentations import training_augmentations
 from partbox.data.mapper import PartDatasetMapper
@@ -36,7 +37,7 @@ SIZE = 500, 375  # of the photographs: ImageNet's mean
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="a part dataset with masks; default: one is made")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="its image root")
     parser.add_argument(
@@ -44,7 +45,7 @@ def main() -> int:
     )
     parser.add_argument("--parts", type=int, default=4, help="masks an image of the data set that is made")
     parser.add_argument("--count", type=int, default=100, help="images")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="of each reader; the median counts")
     parser.add_argument("--size", type=int, default=224, help="side of the training image, in pixels")
     args = parser.parse_args()
     if (args.json is None) != (args.images is None):

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import partbox
+from partbox.arguments import ArgumentParser
 from partbox.attacks import ThreatModel, attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.objectives.adversarial import AdversarialObjective, PGDObjective, TradesObjective
@@ -65,13 +66,13 @@ def main() -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="resnet18", help="of timm (%(default)s)")
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--images", type=int, default=32, help="of a batch")
+    parser.add_argument("--size", type=int, default=64, help="side of the images, in pixels")
     parser.add_argument("--steps", type=int, default=10, help="of the attack")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5, help="of each step; the median counts")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     return parser.parse_args()
 
 

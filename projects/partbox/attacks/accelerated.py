@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from partbox.suggestions import unknown
+
 from .base import Attack, Predict, Search, forward
 from .draws import ImageId
 from .folding import FoldedNetwork
@@ -38,7 +40,7 @@ class AcceleratedAttack(Attack):
         self, attack: Attack, *, precision: str = "float32", compiled: bool = False, fold_batch_norm: bool = False
     ) -> None:
         if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+            raise ValueError(unknown("precision", precision, PRECISIONS))
         if precision == "float32" and not compiled and not fold_batch_norm:
             raise ValueError(
                 "nothing to accelerate: give precision='bfloat16', compiled=True, fold_batch_norm=True, or the attack "

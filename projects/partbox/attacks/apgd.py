@@ -9,6 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from partbox.suggestions import unknown
+
 from .base import Ascent, Attack, Predict, Search, ascend, forward, take, whole_numbers
 from .draws import ImageId, boundary_starts
 from .objectives import OBJECTIVES, Objective, replaced_dlr, targeted_dlr
@@ -62,7 +64,7 @@ class APGD(Attack):
     ) -> None:
         whole_numbers("APGD", steps=steps, restarts=restarts, targets=targets, average=average)
         if loss != TARGETED and loss not in OBJECTIVES:
-            raise ValueError(f"unknown loss {loss!r} of APGD; known: {', '.join([*OBJECTIVES, TARGETED])}")
+            raise ValueError(unknown("loss of APGD", loss, [*OBJECTIVES, TARGETED]))
         self.threat = threat
         self.steps = steps
         self.loss = loss

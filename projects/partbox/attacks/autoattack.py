@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from partbox.suggestions import unknown
+
 from .apgd import APGD
 from .base import Attack, Predict, Search
 from .draws import ImageId
@@ -50,9 +52,9 @@ class AutoAttack(Attack):
 
     def __init__(self, threat: ThreatModel, version: str = "standard", *, order: str = "published") -> None:
         if version not in VERSIONS:
-            raise ValueError(f"unknown version {version!r} of AutoAttack; known: {', '.join(VERSIONS)}")
+            raise ValueError(unknown("version of AutoAttack", version, VERSIONS))
         if order not in ORDERS:
-            raise ValueError(f"unknown order {order!r} of AutoAttack; known: {', '.join(ORDERS)}")
+            raise ValueError(unknown("order of AutoAttack", order, ORDERS))
         self.threat = threat
         self.version = version
         self.order = order

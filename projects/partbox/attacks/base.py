@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from partbox.progress import note_passes
+
 from .draws import ImageId, content_ids
 from .objectives import Objective, margin
 from .threat import ThreatModel
@@ -283,6 +285,7 @@ def check_logits(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         raise AttackError(f"labels must lie in [0, {logits.shape[1]}), found {int(labels.min())}..{int(labels.max())}")
     if not bool(torch.isfinite(logits).all()):
         raise AttackError("the model returned logits that are not finite")
+    note_passes(len(logits))
     return logits.to(images.dtype)
 
 

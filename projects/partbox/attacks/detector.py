@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from partbox.progress import note_passes
+from partbox.suggestions import unknown
+
 from .base import AttackError, BlindAttackError, whole_numbers
 from .draws import ImageId, random_starts
 from .threat import ThreatModel, parse_eps
@@ -111,7 +114,7 @@ class DetectorPGD:
     ) -> None:
         whole_numbers("DetectorPGD", steps=steps, restarts=restarts)
         if goal not in GOALS:
-            raise ValueError(f"unknown goal {goal!r} of DetectorPGD; known: {', '.join(GOALS)}")
+            raise ValueError(unknown("goal of DetectorPGD", goal, GOALS))
         if restarts > 1 and not random_start:
             raise ValueError("restarts without random starts would repeat nearly the same run: set random_start=True")
         self.threat = threat
@@ -203,6 +206,7 @@ class DetectorPGD:
         image = candidate[0].detach().requires_grad_(not last)
         with torch.set_grad_enabled(not last):
             objective = self.objective(losses(image, GOALS[self.goal][0], draw))
+        note_passes(1)
         value = float(objective.detach())
         if not objective.requires_grad:
             return value, None

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from partbox.suggestions import did_you_mean
+
 from .base import Attack, Predict, Search, forward
 from .draws import ImageId, drawn_from, image_seed
 from .objectives import margin
@@ -51,7 +53,10 @@ class FoolboxAttack(Attack):
 
         kind = getattr(foolbox.attacks, attack, None)
         if not inspect.isclass(kind) or not issubclass(kind, foolbox.attacks.base.Attack):
-            raise ValueError(f"foolbox has no attack {attack!r}; such as HopSkipJumpAttack, BoundaryAttack")
+            raise ValueError(
+                f"foolbox has no attack {attack!r}; such as HopSkipJumpAttack, BoundaryAttack"
+                f"{did_you_mean(attack, (name for name in dir(foolbox.attacks) if name.endswith('Attack')))}"
+            )
         if attack in REFUSED:
             raise ValueError(f"foolbox's {attack} cannot be used here: {REFUSED[attack]}")
         distance = {"linf": foolbox.distances.linf, "l2": foolbox.distances.l2}[threat.norm]
@@ -59,7 +64,8 @@ class FoolboxAttack(Attack):
         given = dict(options or {})
         unknown = sorted(set(given) - set(known))
         if unknown:
-            raise ValueError(f"foolbox's {attack} has no option {', '.join(unknown)}; it has {', '.join(known)}")
+            hint = did_you_mean(unknown[0], known)
+            raise ValueError(f"foolbox's {attack} has no option {', '.join(unknown)}; it has {', '.join(known)}{hint}")
         if "constraint" in known:
             given.setdefault("constraint", threat.norm)
             if given["constraint"] != threat.norm:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from partbox.suggestions import unknown
+
 Objective = Callable[[Tensor, Tensor], Tensor]
 
 # The official AutoAttack adds it to DLR's denominators; kept so that values agree.
@@ -80,5 +82,5 @@ def get_objective(name: str) -> Objective:
         ValueError: unknown name.
     """
     if name not in OBJECTIVES:
-        raise ValueError(f"unknown attack loss {name!r}; known: {', '.join(OBJECTIVES)}")
+        raise ValueError(unknown("attack loss", name, OBJECTIVES))
     return OBJECTIVES[name]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from partbox.suggestions import unknown
+
 from .base import AttackError, AttackResult, check_inputs, check_logits, whole_numbers
 from .draws import ImageId, content_ids, random_starts
 from .objectives import cross_entropy, margin
@@ -102,9 +104,9 @@ class PartPGD:
     ) -> None:
         whole_numbers("PartPGD", steps=steps)
         if goal not in GOALS:
-            raise ValueError(f"unknown goal {goal!r} of PartPGD; known: {', '.join(GOALS)}")
+            raise ValueError(unknown("goal of PartPGD", goal, GOALS))
         if region not in REGIONS:
-            raise ValueError(f"unknown region {region!r} of PartPGD; known: {', '.join(REGIONS)}")
+            raise ValueError(unknown("region of PartPGD", region, REGIONS))
         if not 0 <= part_weight <= 1:
             raise ValueError(f"PartPGD's part_weight must lie in [0, 1], not {part_weight!r}")
         if goal == "two-stage" and steps < 2:

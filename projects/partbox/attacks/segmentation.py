@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from partbox.progress import note_passes
+from partbox.suggestions import unknown
+
 from .base import AttackError, AttackResult, Predict, whole_numbers
 from .draws import ImageId, content_ids, random_starts
 from .threat import ThreatModel, parse_eps
@@ -103,7 +106,7 @@ class SegmentationPGD:
     ) -> None:
         whole_numbers("SegmentationPGD", steps=steps)
         if loss not in LOSSES:
-            raise ValueError(f"unknown loss {loss!r} of SegmentationPGD; known: {', '.join(LOSSES)}")
+            raise ValueError(unknown("loss of SegmentationPGD", loss, LOSSES))
         self.threat = threat
         self.loss = loss
         self.steps = steps
@@ -208,6 +211,7 @@ class SegmentationPGD:
             raise AttackError(f"logits must be (B, C, H, W) at the labels' size, not {tuple(logits.shape)}")
         if not bool(torch.isfinite(logits).all()):
             raise AttackError("the logits are not finite")
+        note_passes(len(logits))
         return logits
 
     def _score(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from partbox.suggestions import unknown
+
 Norm = Literal["linf", "l2"]
 
 
@@ -54,7 +56,7 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
-            raise ValueError(f"unknown norm {self.norm!r}; known: {', '.join(get_args(Norm))}")
+            raise ValueError(unknown("norm", self.norm, get_args(Norm)))
         object.__setattr__(self, "eps", parse_eps(self.eps))
 
     def __str__(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from partbox.suggestions import unknown
+
 from .kinds import KINDS, SEVERITIES
 
 Image = NDArray[np.uint8]
@@ -43,7 +45,7 @@ def corrupt(image: Image, name: str, severity: int, seed: int) -> Image:
 def check_kind(name: str, severity: int) -> None:
     """Raises ValueError for an unknown kind, or a severity other than 1 to 5."""
     if name not in KINDS:
-        raise ValueError(f"unknown corruption {name!r}; known: {', '.join(KINDS)}")
+        raise ValueError(unknown("corruption", name, KINDS))
     if isinstance(severity, bool) or severity not in SEVERITIES:
         raise ValueError(f"a severity is a whole number from 1 to 5, not {severity!r}")
 

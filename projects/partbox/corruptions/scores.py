@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from partbox.suggestions import did_you_mean
+
 from .kinds import BENCHMARK, KINDS, SEVERITIES
 
 ALEXNET_ERROR: dict[str, float] = {
@@ -93,7 +95,7 @@ def relative_performance(performances: Table, clean: float) -> float:
 def _check(table: Table, needed: Sequence[str]) -> None:
     unknown = sorted(set(table) - set(KINDS))
     if unknown:
-        raise ValueError(f"unknown corruptions: {', '.join(unknown)}")
+        raise ValueError(f"unknown corruptions: {', '.join(unknown)}{did_you_mean(unknown[0], KINDS)}")
     missing = [kind for kind in needed if kind not in table]
     if missing:
         raise ValueError(f"these benchmark corruptions are missing: {', '.join(missing)}")

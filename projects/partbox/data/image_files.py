@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from typing import BinaryIO, Literal, get_args
 
 from detectron2.utils.file_io import PathManager
 from PIL import Image
-from tqdm import tqdm
+
+from partbox.progress import Progress
 
 VerifyLevel = Literal["decode", "header", "none"]
 VERIFY_LEVELS: tuple[VerifyLevel, ...] = get_args(VerifyLevel)
@@ -68,16 +68,16 @@ def first_problem(images: Sequence[ImageFile], root: Path, level: VerifyLevel) -
     """
     problem_of = partial(image_problem, root=_Root(root), level=level)
     batches = [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
-    show = len(images) > PROGRESS_FROM and sys.stderr.isatty()
+    show = len(images) > PROGRESS_FROM
     threads = 1 if level == "none" else min(8, os.cpu_count() or 1)
     index = 0
-    with tqdm(total=len(images), desc=f"checking images ({level})", unit="image", disable=not show) as bar:
+    with Progress(len(images), f"checking images ({level})", "image", shown=show) as bar:
         for problems in _map_batches(problem_of, batches, threads):
             for problem in problems:
                 if problem:
                     return index, problem
                 index += 1
-            bar.update(len(problems))
+            bar.step(len(problems))
     return None
 
 

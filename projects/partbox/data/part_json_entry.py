@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from partbox.suggestions import nearest
+
 from .part_json_types import PartDatasetError
 
 ID_LIMIT = 2**53
@@ -49,7 +51,7 @@ def describe(value: object) -> str:
 
 def near_matches(name: str, candidates: Iterable[str]) -> str:
     """A "did you mean ...?" for a name that is not among the candidates, or an empty string."""
-    close = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.6)
+    close = nearest(name, candidates)
     return "did you mean " + " or ".join(f'"{match}"' for match in close) + "?" if close else ""
 
 

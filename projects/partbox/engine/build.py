@@ -23,9 +23,11 @@ from partbox.evaluation import Perturbation, build_perturbations
 from partbox.evaluation.validate import ValidationResult, validate
 from partbox.modeling import PartClassifier
 from partbox.processes import is_main, rank, world_size
+from partbox.progress import track
+from partbox.suggestions import one_of
 
 from .checkpoint import check_names, load_weights, read_checkpoint
-from .checks import OBJECTIVES, ConfigError, device_of
+from .checks import OBJECTIVES, ConfigError, check_registered, device_of
 from .objectives import (
     AdversarialObjective,
     CleanObjective,
@@ -65,6 +67,7 @@ def build_classifier(cfg: CfgNode, weights: str | None = None) -> PartClassifier
         ConfigError: the meta-architecture is no part classifier, or a setting is wrong.
         CheckpointError: the weights do not fit, or belong to other classes or parts.
     """
+    check_registered(cfg)
     torch.manual_seed(max(cfg.SEED, 0))
     anew = list(cfg.MODEL.WEIGHTS_EXCEPT) if weights is None else []
     weights = cfg.MODEL.WEIGHTS if weights is None else weights
@@ -345,7 +348,7 @@ def _adversarial_objective(cfg: CfgNode) -> AdversarialObjective:
     if name in ("pgd", "fgsm-rs"):
         return PGDObjective(threat, **attack)
     if name not in WEIGHTED:
-        raise ValueError(f"OBJECTIVE must be one of {', '.join(OBJECTIVES)}, not {name!r}")
+        raise ValueError(one_of("OBJECTIVE", name, OBJECTIVES))
     return WEIGHTED[name](threat, beta=adversary.BETA, **attack)
 
 
@@ -413,9 +416,10 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
 
     def measure() -> ValidationResult:
         loader = build_test_loader(shared, mapper, batch_size=size, workers=workers, batches=mine)
+        watched = track(loader, len(mine), "validation", "batch", shown=rank() == 0)
         if not drawn or not isinstance(model, PartClassifier):
-            return validate(model, loader, attack, shared=True)
+            return validate(model, watched, attack, shared=True)
         pictures = AdversarialPictures(model, drawn)
-        return replace(validate(model, loader, attack, shared=True, look=pictures), picture=pictures.picture())
+        return replace(validate(model, watched, attack, shared=True, look=pictures), picture=pictures.picture())
 
     return measure

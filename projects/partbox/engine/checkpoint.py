@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from partbox.files import write_atomically, write_text
 from partbox.processes import on_main
+from partbox.suggestions import nearest_files, sentence
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except DamagedCheckpoint as error:
         others = [other.name for other in checkpoints_beside(path) if zipfile.is_zipfile(other)]
         offer = f"; whole files beside it: {', '.join(others)}" if others else ""
-        raise DamagedCheckpoint(f"checkpoint {path} {error}{offer}") from error
+        hint = "" if Path(path).is_file() else sentence(nearest_files(Path(path)))
+        raise DamagedCheckpoint(f"checkpoint {path} {error}{offer}{hint}") from error
 
 
 def checkpoints_beside(path: str | Path) -> list[Path]:
@@ -275,10 +277,10 @@ class RunCheckpointer(DetectionCheckpointer):
         if failures:
             tried = "; ".join(f"{path.name} {reason}" for path, reason in failures)
             weights = [path.name for path in checkpoints_beside(failures[0][0]) if path.name in WEIGHTS]
-            start = f" (MODEL.WEIGHTS {Path(self.save_dir) / weights[0]} starts from what it had learned)"
+            start = "".join(f" (MODEL.WEIGHTS {Path(self.save_dir) / one} starts from it)" for one in weights[:1])
             raise CheckpointError(
                 f"{self.save_dir} holds no checkpoint to continue from: {tried}. Bring one back from a copy, or train "
-                f"anew in another OUTPUT_DIR{start if weights else ''}"
+                f"anew in another OUTPUT_DIR{start}"
             )
         return None
 

@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
+from maskdino_ext.mask_decoder import DENOISING
+from maskdino_ext.ms_deform_attn import FORMS
+from maskdino_ext.pixel_decoder import FEATURE_ORDERS
+from maskdino_ext.query_selection import BOX_TYPES
 from partbox.attacks.parts import GOALS, REGIONS
 from partbox.data.detection_augmentations import AUGMENTATIONS
 from partbox.data.image_files import VERIFY_LEVELS
 from partbox.data.part_map import SUPERVISIONS
 from partbox.data.pseudo_labels import is_predicted
+from partbox.suggestions import did_you_mean, one_of
 
 
 class ConfigError(ValueError):
@@ -40,7 +46,11 @@ CHOICES = {
     "INPUT.AUGMENTATION": AUGMENTATIONS,
     "INPUT.VERIFY_IMAGES": VERIFY_LEVELS,
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "MODEL.DEFORMABLE_ATTENTION": FORMS,
+    "MODEL.MaskDINO.DN": DENOISING,
+    "MODEL.MaskDINO.INITIALIZE_BOX_TYPE": BOX_TYPES,
     "MODEL.PART.EXTRACTOR.SUPERVISION": SUPERVISIONS,
+    "MODEL.SEM_SEG_HEAD.FEATURE_ORDER": FEATURE_ORDERS,
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupCosineLR", "WarmupMultiStepLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.OPTIMIZER": ("SGD", "ADAMW"),
     "ADVERSARY.OBJECTIVE": OBJECTIVES,
@@ -71,7 +81,7 @@ def check_config(cfg: CfgNode) -> None:
                 raise ConfigError(f"{key} must be a whole number >= {least}, not {value!r}")
     for key, choices in CHOICES.items():
         if value_of(cfg, key) not in choices:
-            raise ConfigError(f"{key} must be one of {', '.join(choices)}, not {value_of(cfg, key)!r}")
+            raise ConfigError(one_of(key, value_of(cfg, key), choices))
     size = cfg.INPUT.SIZE
     if len(size) != 2 or not all(isinstance(side, int) and side >= 8 for side in size):
         raise ConfigError(f"INPUT.SIZE must be (height, width), each a whole number of at least 8 pixels, not {size}")
@@ -92,6 +102,19 @@ def check_config(cfg: CfgNode) -> None:
     if cfg.ADVERSARY.VALIDATION_STEPS < 1:
         raise ConfigError(f"ADVERSARY.VALIDATION_STEPS must be at least 1, not {cfg.ADVERSARY.VALIDATION_STEPS}")
     device_of(cfg)
+
+
+def check_registered(cfg: CfgNode) -> None:
+    """Refuse a model or backbone that nobody has registered with detectron2, before it is built.
+
+    Raises:
+        ConfigError: naming the key and the nearest registered names.
+    """
+    for key, registry in (("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY), ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY)):
+        name = str(value_of(cfg, key))
+        if name not in registry:
+            hint = did_you_mean(name, (known for known, _ in registry))
+            raise ConfigError(f"{key}: nothing is registered as {name!r}{hint}")
 
 
 def check_annotated(records: Sequence[Mapping[str, Any]], key: str, name: str) -> None:

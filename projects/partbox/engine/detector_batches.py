@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 
 from partbox.data.loader import Key, SampleLoader, build_loader
 from partbox.processes import rank, world_size
+from partbox.suggestions import one_of
 
 from .checks import ConfigError
 from .detectors import is_segmenter, mapper_of
@@ -91,9 +92,7 @@ def build_detector_batches(cfg: CfgNode, records: list[dict[str, Any]], start: i
 def check_sampler(cfg: CfgNode) -> None:
     """Raises ConfigError where ``DATALOADER.SAMPLER_TRAIN`` is none of ``SAMPLERS``."""
     if cfg.DATALOADER.SAMPLER_TRAIN not in SAMPLERS:
-        raise ConfigError(
-            f"DATALOADER.SAMPLER_TRAIN must be one of {', '.join(SAMPLERS)}, not {cfg.DATALOADER.SAMPLER_TRAIN!r}"
-        )
+        raise ConfigError(one_of("DATALOADER.SAMPLER_TRAIN", cfg.DATALOADER.SAMPLER_TRAIN, SAMPLERS))
 
 
 def _sampler(

@@ -24,9 +24,10 @@ from partbox.evaluation.detectron2_subject import (
     labelled_test_mapper,
 )
 from partbox.evaluation.semantic_evaluator import SemanticEvaluator
+from partbox.suggestions import did_you_mean
 
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
-from .checks import ConfigError, check_annotated, device_of
+from .checks import ConfigError, check_annotated, check_registered, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ def records_of(names: tuple[str, ...], key: str) -> list[dict[str, Any]]:
         raise ConfigError(f"{key} must name exactly one dataset, not {names}")
     register_dataset_file(names[0])
     if names[0] not in DatasetCatalog.list():
-        raise ConfigError(f"{key}: no dataset is registered as {names[0]!r}")
+        hint = did_you_mean(names[0], DatasetCatalog.list())
+        raise ConfigError(f"{key}: no dataset is registered as {names[0]!r}{hint}")
     try:
         records: list[dict[str, Any]] = DatasetCatalog.get(names[0])
     except FileNotFoundError as error:
@@ -138,6 +140,7 @@ def build_detector(cfg: CfgNode, weights: str = "", anew: Sequence[str] = ()) ->
         ConfigError: the model cannot be built, or has another number of classes than the dataset.
         CheckpointError: the weights do not fit.
     """
+    check_registered(cfg)
     torch.manual_seed(max(cfg.SEED, 0))
     complete = cfg.clone()
     complete.defrost()

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode
 
 from partbox.data.label_budget import LabelBudget, label_cost
 from partbox.files import write_text
+from partbox.progress import Progress
 
 from .checks import ConfigError
 from .setup import load_dataset
@@ -113,9 +114,10 @@ def train_all(
         if ended.returncode:
             failed.append(run.name)
         say(f"{'FAILED' if ended.returncode else 'done'} {run.name}")
+        bar.step()
 
     output.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(workers) as pool:
+    with Progress(len(runs), "sweep", "training") as bar, ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, runs))
     if failed:
         raise SweepFailed(", ".join(f"{name} failed, see {output / name}.out" for name in sorted(failed)))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
 
 from partbox.data import PartDataset, get_part_dataset, load_part_dataset
 from partbox.data.catalog import register_dataset_file
@@ -34,10 +34,12 @@ from partbox.evaluation.threshold_choice import (
     judge,
 )
 from partbox.files import write_text
+from partbox.progress import Progress
 
 from .checks import ConfigError
+from .folder_guide import pseudo_label_guide
 from .part_finders import PartFinder, build_finder
-from .run_folder import config_hash
+from .run_folder import config_hash, describe, start_log
 from .setup import fill_names
 from .training_records import label_budget, within_budget
 
@@ -145,6 +147,8 @@ def pseudo_label(cfg: CfgNode, weights: str, options: PseudoLabelOptions, output
     labelled = _labelled(cfg, options)
     finder = build_finder(cfg, weights, options.dataset, labels=options.labels, parts=options.parts)
     check_folder(output, unlabelled.dataset)
+    describe(output, cfg, pseudo_label_guide(output, sys.argv))
+    start_log(output)
     with FoundPartStore(output / FOUND, _stamp(cfg, weights, options, finder)) as store:
         known = _find(finder, labelled, options.labelled, store, "labelled images", cfg)
         found = _find(finder, unlabelled.others, options.dataset, store, "images to label", cfg)
@@ -272,11 +276,11 @@ def _find(
     loader = build_test_loader(blind, finder.mapper, batch_size=1, workers=cfg.DATALOADER.NUM_WORKERS)
     labels = {record["image_id"]: record["label"] for record in missing}
     done = len(records) - len(missing)
-    with tqdm(total=len(records), initial=done, desc=what, unit="image", disable=None) as bar:
+    with Progress(len(records), what, "image", done=done) as bar:
         for (sample,) in loader:
             own = of_class.get(labels[sample["image_id"]], [])
             store.add((name, sample["image_id"]), finder(sample, own))
-            bar.update()
+            bar.step()
     return {record["image_id"]: store.found[name, record["image_id"]] for record in records}
 
 

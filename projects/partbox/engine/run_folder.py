@@ -11,6 +11,7 @@ import shlex
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -19,7 +20,7 @@ from pathlib import Path
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.collect_env import collect_env_info
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 from detectron2.utils.logger import setup_logger
 
 from partbox.evaluation.record_files import RecordsError, read_object, writing
@@ -28,6 +29,7 @@ from partbox.processes import is_main, on_main, rank, world_size
 
 from .checkpoint import resumable_files
 from .checks import ConfigError
+from .folder_guide import evaluation_guide, training_guide
 from .setup import default_config
 from .slurm.job import own_job
 from .tracking.wandb_run import is_tracked, open_run
@@ -35,28 +37,7 @@ from .tracking.wandb_writer import WandbWriter
 
 METRICS = "metrics.json"
 WINDOW = 20  # iterations of the median of a smoothed scalar
-
-CONTENTS = """\
-A run of partbox.
-
-config.yaml           the complete configuration, names of classes and parts included
-command.txt           every start of this run: time, host, processes, job of Slurm, command line
-log.txt               the log (log.txt.rank1, ...: of the other processes, where there are several)
-environment.txt       versions and hardware of the last start
-metrics.json          one JSON object a line: losses, eps, learning rate, validation
-events.out.*          the same for TensorBoard (tensorboard --logdir .)
-learning_curves.png   the same as a picture
-attack_curves/        for TensorBoard: accuracy and loss against the strength of the evaluation's attacks
-wandb/, wandb_run.json  files of wandb and the id of its run (TRACKING.WANDB)
-resume_*.pth          to continue from (--resume); *.damaged could not be read
-model_best.pth        weights with the best validation under attack
-model_final.pth       weights at the end
-results.json          the evaluation: accuracies, threat models, seeds, versions, configuration
-records.jsonl         one line an image and perturbation
-records/              finished batches of the evaluation, from which an interrupted one goes on
-examples/             a few images as the model saw them under each perturbation, and what it found: index.json, PNG
-examples.png          some of them on one page
-"""
+SECONDS_BETWEEN_LOG_LINES = 5.0  # of a training; metrics.json has them all
 
 # What may change between the starts of one training run without changing what is trained.
 MAY_CHANGE = (
@@ -203,13 +184,13 @@ def training_folder(cfg: CfgNode, *, resume: bool) -> Iterator[Path]:
         def begin() -> None:
             _check_folder(folder, cfg, resume=resume, eval_only=False)
             stack.enter_context(_held(folder, fcntl.LOCK_EX))
-            _start_log(folder, 0)
+            start_log(folder, 0)
             _drop_unfinished(folder)
-            _describe(folder, cfg, "config.yaml")
+            describe(folder, cfg, training_guide(folder, cfg))
 
         on_main(begin)
         if not is_main():
-            _start_log(folder, rank())
+            start_log(folder, rank())
         yield folder
 
 
@@ -229,11 +210,13 @@ def evaluation_folder(cfg: CfgNode, *, part: tuple[int, int], after_training: bo
     folder = Path(cfg.OUTPUT_DIR)
     _check_folder(folder, cfg, resume=after_training, eval_only=not after_training)
     with _held(folder, fcntl.LOCK_EX if part[1] == 1 else fcntl.LOCK_SH):
-        _start_log(folder, part[0])
+        start_log(folder, part[0])
         if not after_training:
             if part[1] == 1:
                 _drop_unfinished(folder)
-            _describe(folder, cfg, "config_evaluation.yaml", part)
+            trained_here = (folder / METRICS).exists()
+            guide = training_guide(folder, cfg) if trained_here else evaluation_guide(folder, cfg)
+            describe(folder, cfg, guide, "config_evaluation.yaml", part)
         yield folder
 
 
@@ -250,7 +233,7 @@ def embedded_evaluation_folder(cfg: CfgNode) -> Iterator[Path]:
     _check_folder(folder, cfg, resume=False, eval_only=True)
     with _held(folder, fcntl.LOCK_EX):
         _drop_unfinished(folder)
-        _describe(folder, cfg, "config_evaluation.yaml")
+        describe(folder, cfg, "config_evaluation.yaml")
         with _logged_to(folder / "log.txt"):
             yield folder
 
@@ -289,20 +272,38 @@ def _held(folder: Path, kind: int) -> Iterator[None]:
             lock(file, fcntl.LOCK_UN)  # data workers that are about to end hold the file, too
 
 
-def _start_log(folder: Path, number: int) -> None:
+def start_log(folder: Path, number: int = 0) -> None:
     """Log to ``log.txt`` and the terminal; processes other than the first to ``log.txt.rank<number>`` alone."""
     for name in ("detectron2", "fvcore", "partbox"):
         setup_logger(str(folder), distributed_rank=number, name=name)
 
 
-def _describe(folder: Path, cfg: CfgNode, config_name: str, part: tuple[int, int] = (0, 1)) -> None:
-    """Write what the folder holds, and one more line about this start."""
+def describe(
+    folder: Path, cfg: CfgNode, guide: str, config_name: str = "config.yaml", part: tuple[int, int] = (0, 1)
+) -> None:
+    """Write what the folder holds, and one more line about this start.
+
+    Args:
+        folder: is made where it is missing.
+        cfg: complete configuration.
+        guide: text of ``README.txt``, see :mod:`partbox.engine.folder_guide`.
+        config_name: file of the configuration.
+        part: (i, n) of an evaluation.
+
+    Raises:
+        RecordsError: a file cannot be written.
+    """
     with writing(folder, "a run"):
-        write_text(folder / "README.txt", CONTENTS)
+        write_text(folder / "README.txt", guide)
         write_text(folder / config_name, cfg.dump())
         write_text(folder / "environment.txt", collect_env_info() + "\n")
-        with open(folder / "command.txt", "a", encoding="utf-8") as file:
-            file.write(start_line(sys.argv, os.environ, part))
+        append_start(folder, part)
+
+
+def append_start(folder: Path, part: tuple[int, int] = (0, 1)) -> None:
+    """One more line of ``command.txt``."""
+    with open(folder / "command.txt", "a", encoding="utf-8") as file:
+        file.write(start_line(sys.argv, os.environ, part))
 
 
 def _drop_metrics_from(path: Path, iteration: int) -> None:
@@ -320,6 +321,20 @@ def _drop_metrics_from(path: Path, iteration: int) -> None:
     write_lines(path, kept)
 
 
+class LogLines(CommonMetricPrinter):
+    """Log lines with the time left, at most one in ``SECONDS_BETWEEN_LOG_LINES``; the last one always."""
+
+    def __init__(self, iterations: int) -> None:
+        super().__init__(iterations)
+        self._iterations, self._last = iterations, -SECONDS_BETWEEN_LOG_LINES
+
+    def write(self) -> None:
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LOG_LINES or get_event_storage().iter >= self._iterations - 1:
+            self._last = now
+            super().write()
+
+
 def writers(cfg: CfgNode, start: int) -> list[EventWriter]:
     """Log lines with the time left, ``metrics.json``, wandb where it is asked for, TensorBoard.
 
@@ -332,7 +347,7 @@ def writers(cfg: CfgNode, start: int) -> list[EventWriter]:
     _drop_metrics_from(metrics, start)
     tracked = [WandbWriter(open_run(cfg), window=WINDOW)] if is_tracked(cfg) else []
     return [
-        CommonMetricPrinter(cfg.SOLVER.MAX_ITER),
+        LogLines(cfg.SOLVER.MAX_ITER),
         JSONWriter(str(metrics), window_size=WINDOW),
         *tracked,  # before TensorBoard's, which takes the pictures out of the storage
         TensorboardXWriter(cfg.OUTPUT_DIR, window_size=WINDOW, purge_step=start),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from maskdino_ext import add_maskdino_config
 from partbox.config import add_partbox_config
 from partbox.data import PartDataset, get_part_dataset
 from partbox.experiments import ExperimentError, experiment_config
+from partbox.suggestions import nearest_files, nearest_keys, sentence
 
 from .checks import ConfigError, check_annotated, check_config, value_of
 
@@ -35,9 +35,17 @@ def _check_keys(cfg: CfgNode, names: Sequence[str], source: str) -> None:
     known = _all_keys(cfg)
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            hint = sentence(nearest_keys(name, known))
             raise ConfigError(f"{source}: unknown configuration key {name}{hint}")
+
+
+def _alone(cfg: CfgNode, options: Sequence[str]) -> str:
+    """What is wrong with an odd number of options: the first key that was written as KEY=VALUE, or the last one."""
+    joined = [one for one in options if "=" in one and one.split("=")[0] in _all_keys(cfg)]
+    if joined:
+        key, value = joined[0].split("=", 1)
+        return f"options are pairs KEY VALUE: write {key} {value}, not {joined[0]}"
+    return f"options are pairs KEY VALUE, but {options[-1]!r} stands alone"
 
 
 def _values_of_file(path: Path) -> dict[str, Any]:
@@ -50,7 +58,8 @@ def _values_of_file(path: Path) -> dict[str, Any]:
         return values
 
     if not path.is_file():
-        raise ConfigError(f"configuration file {path} does not exist")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"configuration file {path} {what}{sentence(nearest_files(path))}")
     try:
         contents = CfgNode.load_yaml_with_base(str(path))
     except yaml.YAMLError as error:
@@ -108,7 +117,7 @@ def load_config(
     """
     cfg = default_config()
     if len(options) % 2:
-        raise ConfigError(f"options are pairs KEY VALUE, but {options[-1]!r} stands alone")
+        raise ConfigError(_alone(cfg, options))
     try:
         if config_file is not None:
             _merge(cfg, _values_of_file(Path(config_file)), str(config_file))

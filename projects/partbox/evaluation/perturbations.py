@@ -25,6 +25,7 @@ from partbox.attacks import (
 )
 from partbox.corruptions import BENCHMARK, GROUPS, KINDS, SEVERITIES
 from partbox.corruptions.corrupt import check_kind
+from partbox.suggestions import did_you_mean, nearest, unknown
 
 from .unattacked import corrupt_batch, no_attack, noise
 
@@ -175,15 +176,34 @@ def _family(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     rest = dict(spec)
     rest.pop("name")
     kinds, severities = rest.pop("kinds", "benchmark"), rest.pop("severities", SEVERITIES)
-    if rest:
-        raise ValueError(f"the perturbation {FAMILY} has no setting {', '.join(map(repr, rest))}")
+    _refuse_unknown(FAMILY, rest, ("kinds", "severities"))
     named = {"benchmark": BENCHMARK, "all": KINDS, **GROUPS}
     if isinstance(kinds, str) and kinds not in named:
-        raise ValueError(f"kinds of corruptions are a list of names or one of {', '.join(named)}, not {kinds!r}")
+        hint = did_you_mean(kinds, named)
+        raise ValueError(f"kinds of corruptions are a list of names or one of {', '.join(named)}, not {kinds!r}{hint}")
     if isinstance(severities, str) or not isinstance(severities, Sequence):
         raise ValueError(f"severities are a list such as [1, 3, 5], not {severities!r}")
     chosen = named[kinds] if isinstance(kinds, str) else kinds
     return [{"name": "corruption", "kind": kind, "severity": one} for kind in chosen for one in severities]
+
+
+def settings_of(name: str) -> list[str]:
+    """The settings that a perturbation reads, beside its name."""
+    if name not in ATTACKS:
+        return {"noise": ["norm", "eps"], "corruption": ["kind", "severity"]}.get(name, [])
+    attack = ATTACKS[name]
+    own = [key for key in inspect.signature(attack).parameters if key != "threat"]
+    faster = ["precision", "compiled"] if inspect.isclass(attack) and issubclass(attack, Attack) else []
+    return ["norm", "eps", *own, *faster]
+
+
+def _refuse_unknown(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises ValueError for settings that a perturbation does not read."""
+    strange = [key for key in given if key not in known]
+    if strange:
+        has = f"; it has {', '.join(known)}" if known else ""
+        listed = ", ".join(map(repr, strange))
+        raise ValueError(f"the perturbation {name} has no setting {listed}{has}{did_you_mean(strange[0], known)}")
 
 
 def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
@@ -193,15 +213,15 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
         ValueError: unknown name, unknown or missing key, or a setting out of range.
     """
     if not isinstance(spec, Mapping) or "name" not in spec:
-        raise ValueError(f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}")
+        meant = nearest("name", spec) if isinstance(spec, Mapping) else []
+        hint = f"; write name instead of {meant[0]}" if meant else ""
+        raise ValueError(f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}{hint}")
     rest = dict(spec)
     name = rest.pop("name")
     if name not in BUILDERS:
-        raise ValueError(f"unknown perturbation {name!r}; known: {', '.join((*BUILDERS, FAMILY))}")
-    perturbation = BUILDERS[name](rest)
-    if rest:
-        raise ValueError(f"the perturbation {name} has no setting {', '.join(map(repr, rest))}")
-    return perturbation
+        raise ValueError(unknown("perturbation", name, (*BUILDERS, FAMILY)))
+    _refuse_unknown(name, rest, settings_of(name))
+    return BUILDERS[name](rest)
 
 
 def build_perturbations(specs: Sequence[Mapping[str, Any]]) -> list[Perturbation]:

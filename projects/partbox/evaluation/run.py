@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,15 +12,15 @@ from detectron2.evaluation import DatasetEvaluator
 from partbox.attacks import attack_mode
 from partbox.attacks.draws import ImageId
 from partbox.data.loader import subset
+from partbox.progress import Progress
 
 from .batches import Batches, LoadedBatches
 from .black_box import compare_black_box, without_black_box
 from .examples import Example, as_rgb, check_channel_order, choose_examples
 from .image_evaluator import ImageEvaluator, image_evaluators
 from .perturbations import Perturbation
-from .progress import Progress
 from .records import Record
-from .self_checks import Check
+from .self_checks import Check, most_passes
 from .stamp import check_unique, stamp_of
 from .store import RecordStore, Unit
 from .subject import Batch, ClassifierSubject, Seen, Subject
@@ -149,9 +149,8 @@ def work(
     store.claim(stamp_of(subject, batches, perturbations, evaluators, seed))
     done = store.finished()
     mine = units_of(len(batches), perturbations)[part[0] :: part[1]]
-    finished = sum(unit in done for unit in mine)
     pictures = _Pictures(subject, batches, examples)
-    with attack_mode(subject.module), Progress(len(mine), finished, shown=progress) as bar:
+    with attack_mode(subject.module), _progress(batches, perturbations, mine, done, shown=progress) as bar:
         for perturbation in perturbations:
             its = [unit for unit in mine if unit[0] == perturbation.name]
             # A batch is seen again where its records are there and its pictures are not (full disk, damage).
@@ -162,6 +161,8 @@ def work(
             mapper = subject.mapper(batches.mapper, perturbation, seed)
             for number, batch in zip(missing, _loaded(batches, missing, mapper), strict=True):
                 unit = (perturbation.name, number)
+                passes = float(perturbation.passes * len(batch))
+                bar.begin(perturbation.name, weight=passes, passes=passes if unit not in done else 0)
                 seen = subject.see(batch, perturbation, seed)
                 # Before the records, so that a finished batch has its pictures, whoever looks; those that cannot be
                 # written lose no batch.
@@ -170,7 +171,7 @@ def work(
                 finally:
                     if unit not in done:
                         store.append(unit, _measured(seen.records, batch, seen.outputs, evaluators))
-                        bar.step(perturbation.name)
+                        bar.step()
 
 
 class _Pictures:
@@ -199,6 +200,18 @@ class _Pictures:
         rows = [row for row, sample in enumerate(batch) if sample["image_id"] in self._ids[unit[1]]]
         if rows:
             store.save_examples(unit, [as_rgb(one, self.image_format) for one in seen.examples(rows)])
+
+
+def _progress(
+    batches: Batches, perturbations: Sequence[Perturbation], mine: Sequence[Unit], done: Container[Unit], *, shown: bool
+) -> Progress:
+    """The progress of this process: a batch counts as many passes as its perturbation takes at most."""
+    passes = {one.name: one.passes for one in perturbations}
+    sizes = batches.sizes
+    cost = {unit: float(passes[unit[0]] * sizes[unit[1]]) for unit in mine}
+    before = [unit for unit in mine if unit in done]
+    weights = sum(cost.values()), sum(cost[unit] for unit in before)
+    return Progress(len(mine), "evaluation", "batch", done=len(before), weights=weights, shown=shown)
 
 
 def _loaded(batches: Batches, numbers: Sequence[int], mapper: Any) -> Iterator[Batch]:
@@ -294,6 +307,7 @@ def self_checks(
     *,
     images: int,
     seed: int = 0,
+    progress: bool = True,
 ) -> None:
     """Check on a few images whether the attacks worked; the outcome goes into the evaluation's results.
 
@@ -307,6 +321,7 @@ def self_checks(
         evaluation: finished.
         images: how many are looked at, drawn with ``seed``.
         seed: of all draws.
+        progress: show a progress bar with the time left.
     """
     by_threat: dict[str, list[Perturbation]] = {}
     for perturbation in perturbations:
@@ -315,16 +330,27 @@ def self_checks(
     chosen = subset(batches.records, images, seed=seed)
     samples = [batches.mapper(record) for record in chosen]
     found: dict[str, list[Check]] = {}
-    with attack_mode(subject.module):
+    bar = Progress(len(by_threat), "self-checks", "threat model", shown=progress)
+    with attack_mode(subject.module), bar:
         for threat, attacks in by_threat.items():
+            bar.begin(threat, passes=_passes_of_checks(subject, attacks, len(chosen)))
             # An image that only an attack without gradients fools speaks against the gradients: it must not be hidden.
             verdicts = without_black_box(evaluation.records, attacks)
             robust = [verdicts[record["image_id"]] for record in chosen]
             found[threat] = subject.self_checks(samples, attacks, robust, seed)
             found[threat] += compare_black_box(evaluation.records, attacks)
+            bar.step()
     reasons = [f"{threat}: {one.reason}" for threat, checks in found.items() for one in checks if not one.passed]
     evaluation.results["self_checks"] = {
         threat: [check.to_json() for check in checks] for threat, checks in found.items()
     }
     evaluation.results["unreliable"] = reasons
     evaluation.results["warnings"] += [f"unreliable, {reason}" for reason in reasons]
+
+
+def _passes_of_checks(subject: Subject, attacks: Sequence[Perturbation], images: int) -> float:
+    """Passes over an image that the checks of a threat model take at most; 0 where nobody knows."""
+    if subject.kind != "classifier":
+        return 0.0
+    steps = max(int(attack.settings.get("steps", 20)) for attack in attacks)
+    return float(most_passes(images, steps, surrogate=getattr(subject, "surrogate", None) is not None))

@@ -12,6 +12,8 @@ from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
+from partbox.suggestions import did_you_mean
+
 from .weights import load_backbone_weights
 
 POOLED = "pooled"
@@ -62,8 +64,7 @@ class TimmBackbone(Backbone):
         if planes != 3 and (pretrained or weights or not pooled):
             raise ValueError(f"pretrained weights and feature maps are for images of 3 channels, not {planes}")
         if not timm.is_model(name):
-            near = timm.list_models(f"*{name[:6]}*")[:5]
-            raise ValueError(f"timm has no network {name!r}; some near: {', '.join(near) or 'none'}")
+            raise ValueError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
         self.pooled = pooled
         self.training_stages = training_stages
         if pooled:

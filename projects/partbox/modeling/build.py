@@ -7,6 +7,8 @@ from collections.abc import Callable
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from partbox.suggestions import unknown
+
 from .backbones import TimmBackbone
 from .extractors import (
     AuxiliaryExtractor,
@@ -57,7 +59,7 @@ EXTRACTORS: dict[str, Callable[[CfgNode, Shapes, int], Extractor] | None] = {
 
 def _known(kind: str, name: str, table: dict) -> None:
     if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
+        raise ValueError(unknown(kind, name, table))
 
 
 def level_of(cfg: CfgNode) -> PartLevel:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from partbox.data.part_map import IGNORE
+from partbox.suggestions import did_you_mean, unknown
 
 LEVELS = ("part", "object", "group", "fg")
 Groups = Sequence[Mapping[str, Any]]
@@ -51,7 +52,7 @@ def part_level(
         ValueError: unknown level, or groups that do not hold every part exactly once.
     """
     if name not in LEVELS:
-        raise ValueError(f"unknown part level {name!r}; known: {', '.join(LEVELS)}")
+        raise ValueError(unknown("part level", name, LEVELS))
     if groups and name != "group":
         raise ValueError(f"MODEL.PART.EXTRACTOR.GROUPS belongs to the part level group; the level is {name!r}")
     if name == "part":
@@ -107,7 +108,8 @@ def given_groups(groups: Groups, part_names: Sequence[str], plain: Sequence[str]
             found = [i for i, part in enumerate(part_names) if part == wanted]
             found = found or [i for i, part in enumerate(plain) if part == str(wanted).lower()]
             if not found:
-                raise ValueError(f"{key}: group {group['name']!r} names {wanted!r}, and no part is called so")
+                hint = did_you_mean(wanted, [*part_names, *plain])
+                raise ValueError(f"{key}: group {group['name']!r} names {wanted!r}, and no part is called so{hint}")
             for i in found:
                 if i in of_part:
                     raise ValueError(f"{key}: {part_names[i]} is in {names[of_part[i]]!r} and in {group['name']!r}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from partbox.data.part_map import IGNORE
+from partbox.suggestions import one_of
 
 from .build import build_extractor, build_head
 from .evidence import PartEvidence
@@ -25,6 +26,8 @@ from .outputs import PartOutput, PartTargets
 from .synchronised_batch_norm import synchronise_batch_norm
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+BATCH_NORM_MODES = ("train", "synchronised", "frozen")
+LOSS_RESOLUTIONS = ("image", "evidence")
 
 
 class PartClassifier(nn.Module):
@@ -122,12 +125,12 @@ class PartClassifier(nn.Module):
             raise ValueError(f"INPUT.FORMAT must be RGB for a PartClassifier, not {cfg.INPUT.FORMAT}")
         backbone = build_backbone(cfg)
         set_batch_norm_momentum(backbone, part.BATCH_NORM_MOMENTUM)
-        if part.BATCH_NORM not in ("train", "synchronised", "frozen"):
-            raise ValueError(f"MODEL.PART.BATCH_NORM must be train, synchronised or frozen, not {part.BATCH_NORM!r}")
+        if part.BATCH_NORM not in BATCH_NORM_MODES:
+            raise ValueError(one_of("MODEL.PART.BATCH_NORM", part.BATCH_NORM, BATCH_NORM_MODES))
         if part.FOCAL_GAMMA < 0:
             raise ValueError(f"MODEL.PART.FOCAL_GAMMA must not be negative, it is {part.FOCAL_GAMMA}")
-        if part.LOSS_RESOLUTION not in ("image", "evidence"):
-            raise ValueError(f"MODEL.PART.LOSS_RESOLUTION must be image or evidence, not {part.LOSS_RESOLUTION!r}")
+        if part.LOSS_RESOLUTION not in LOSS_RESOLUTIONS:
+            raise ValueError(one_of("MODEL.PART.LOSS_RESOLUTION", part.LOSS_RESOLUTION, LOSS_RESOLUTIONS))
         extractor = build_extractor(cfg, backbone.output_shape())
         return {
             "backbone": backbone,

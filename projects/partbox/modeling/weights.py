@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from partbox.suggestions import nearest_files, sentence
+
 logger = logging.getLogger(__name__)
 
 PACKAGE_PREFIX = "pkg://"
@@ -29,7 +31,7 @@ def resolve_weights_file(address: str) -> Path:
     if not address.startswith(PACKAGE_PREFIX):
         path = Path(address).expanduser()
         if not path.is_file():
-            raise WeightsError(f"weights file {address} does not exist")
+            raise WeightsError(f"weights file {address} does not exist{sentence(nearest_files(Path(address)))}")
         return path
     package, _, inside = address.removeprefix(PACKAGE_PREFIX).partition("/")
     if not package.isidentifier() or not inside or ".." in Path(inside).parts:

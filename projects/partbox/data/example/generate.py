@@ -19,12 +19,12 @@ import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from PIL import Image
 from pycocotools import mask as mask_util
-from tqdm import tqdm
 
 from partbox.data.example.anatomy import CLASSES, category_ids, category_records, class_records
 from partbox.data.example.render import ExampleImage, render_example
 from partbox.data.example.style import ExampleStyle
 from partbox.data.part_json_write import write_part_dataset
+from partbox.progress import track
 
 GENERATOR_VERSION = 1
 """Raised whenever the same parameters give other images than before."""
@@ -164,7 +164,7 @@ def _map(make: Any, tasks: list[_Task], workers: int) -> Iterator[Any]:
 
 
 def _progress(results: Iterable[Any], total: int) -> Iterable[Any]:
-    return tqdm(results, total=total, desc="example data", unit="image", disable=total <= _PROGRESS_FROM)
+    return track(results, total, "example data", "image", shown=total > _PROGRESS_FROM)
 
 
 def _check_arguments(seed: int, num_images: Mapping[str, int], size: tuple[int, int], workers: int) -> None:

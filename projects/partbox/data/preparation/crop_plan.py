@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from partbox.data.part_json_types import PartDatasetError
+from partbox.progress import Progress, track
 
 from .coco_objects import LEFT_OUT
 from .crop_geometry import clip_box
@@ -34,10 +33,10 @@ def collect_photos(reader: PhotoReader, store: PhotoStore, options: PrepareOptio
             say, or no object is left.
     """
     work = partial(_read, reader=reader, options=options)
-    with tqdm(total=reader.count(), desc="reading", unit="image", disable=None) as bar:
+    with Progress(reader.count(), "reading", "image") as bar:
         for labels, size in ordered_map(work, reader.entries(), workers=workers):
             store.add(labels, size)
-            bar.update()
+            bar.step()
     if not store.count_objects():
         reasons = sorted({reason for _, _, what, reason, _ in store.dropped() if what != "part"})
         why = f"none is left to be cut out ({'; '.join(reasons) or 'the labels name none'})"
@@ -119,8 +118,7 @@ def _note_copies(store: PhotoStore, image_root: Path, workers: int) -> int:
     firsts: defaultdict[bytes, list[str]] = defaultdict(list)
     names = list(store.same_size())
     digests = ordered_map(partial(_digest, image_root=image_root), names, workers=workers)
-    bar = tqdm(digests, total=len(names), desc="looking for copies", unit="image", disable=None)
-    for name, digest in zip(names, bar, strict=True):
+    for name, digest in zip(names, track(digests, len(names), "looking for copies", "image"), strict=True):
         firsts[digest].append(name)
     copies = 0
     for first, *others in firsts.values():

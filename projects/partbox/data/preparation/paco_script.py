@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from partbox.arguments import ArgumentParser
 
 from .command_line import (
     add_empty_argument,
@@ -26,7 +27,7 @@ def prepare_paco(release: Release, description: str, images_help: str) -> int:
         description: of the script.
         images_help: what ``--images`` is.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=description)
     files = f"folder of {release.files.format(split='train')}, ..."
     parser.add_argument("--annotations", type=Path, required=True, metavar="FOLDER", help=files)
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help=images_help)

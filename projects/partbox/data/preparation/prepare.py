@@ -11,9 +11,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from tqdm import tqdm
-
 from partbox.data.part_json_types import PartDatasetError
+from partbox.progress import Progress
 
 from .crop_plan import FIX_IMAGE, collect_photos, plan_splits
 from .object_crops import cut_photos
@@ -67,13 +66,13 @@ def prepare_photos(
 def _cut(store: PhotoStore, image_root: Path, output: Path, options: PrepareOptions, workers: int) -> int:
     """Cut everything; the number of crops that were there already."""
     kept, root = 0, None if options.labels_only else output / "images"
-    with tqdm(total=store.count_objects(), desc="cutting", unit="crop", disable=None) as bar:
+    with Progress(store.count_objects(), "cutting", "crop") as bar:
         try:
             tasks = store.tasks(options.crops.image_format)
             for crops in cut_photos(tasks, image_root, root, options.crops, workers=workers):
                 store.add_crops(crops)
                 kept += sum(crop.was_there for crop in crops)
-                bar.update(len(crops))
+                bar.step(len(crops))
         except PhotoError as error:
             raise PartDatasetError(str(image_root), f"image {error.args[1]}", error.args[0], FIX_IMAGE) from error
     return kept

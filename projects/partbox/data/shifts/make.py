@@ -23,7 +23,6 @@ import numpy as np
 import orjson
 import PIL
 from PIL import Image
-from tqdm import tqdm
 
 from partbox.data.part_json import load_part_dataset
 from partbox.data.part_json_types import PartDataset, PartDatasetError
@@ -32,6 +31,7 @@ from partbox.data.preparation.crop_geometry import whole_window
 from partbox.data.preparation.output_folder import OutputLayout, check_changes, check_folder, open_folder, write_record
 from partbox.data.preparation.photo_files import ImageFormat, PhotoError, is_saved, save_crop
 from partbox.data.preparation.worker_pool import ordered_map
+from partbox.progress import Progress
 
 from .kinds import IMAGES_NAME, JSON_NAME, SHIFTS, Shift
 from .plan import ShiftPlan, check_shifts, plan_shifts
@@ -188,11 +188,11 @@ def _render(
     """Make the images of a shift; how many were there already."""
     work = partial(_render_one, shift=shift, folder=folder, settings=settings, image_format=image_format)
     kept = 0
-    with tqdm(total=len(tasks), desc=shift, unit="image", disable=None) as bar:
+    with Progress(len(tasks), shift, "image") as bar:
         try:
             for was_there in ordered_map(work, tasks, workers=workers):
                 kept += was_there
-                bar.update()
+                bar.step()
         except PhotoError as error:
             fix = "fix the image or take it out of the file"
             raise PartDatasetError(dataset.json_file, "images", str(error), fix) from error

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from partbox.data.part_json_types import PartDataset, PartDatasetError
+from partbox.progress import track
 
 from .donors import Donors, photograph
 from .foreground import Rectangle, bounding_box, part_union
@@ -58,7 +57,7 @@ def plan_shifts(dataset: PartDataset) -> ShiftPlan:
     left_out: Counter[str] = Counter()
     usable: list[Record] = []
     boxes: list[Rectangle] = []
-    for record in tqdm(dataset.records, desc="looking at parts", unit="image", disable=None, leave=False):
+    for record in track(dataset.records, len(dataset.records), "looking at parts", "image"):
         box = _foreground_box(record)
         if isinstance(box, str):
             left_out[box] += 1

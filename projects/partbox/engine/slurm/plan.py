@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,12 +17,15 @@ from detectron2.config import CfgNode
 
 from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
+from partbox.suggestions import nearest_files, sentence
 
 from ..build import perturbations_of
 from ..checkpoint import resumable_files
 from ..checks import ConfigError
 from ..detectors import is_segmenter
+from ..folder_guide import submission_guide, tool_of
 from ..hooks.best_checkpoint import BEST, FINAL
+from ..run_folder import append_start
 from ..setup import load_config
 
 PLAN = "plan.json"
@@ -64,11 +68,6 @@ class Cell:
     def finished(self) -> bool:
         """Whether its results are there."""
         return (Path(self.output) / "results.json").is_file()
-
-
-def tool_of(cfg: CfgNode) -> str:
-    """The tool that trains and evaluates what a configuration describes."""
-    return "tools/train_net.py" if cfg.MODEL.META_ARCHITECTURE == "PartClassifier" else "tools/train_detector.py"
 
 
 def check_perturbations(cfg: CfgNode) -> None:
@@ -236,7 +235,7 @@ def _check_weights(weights: str) -> None:
     if not weights:
         raise ConfigError("an evaluation needs MODEL.WEIGHTS, such as MODEL.WEIGHTS output/part_box/model_best.pth")
     if "://" not in weights and not Path(weights).is_file():
-        raise ConfigError(f"MODEL.WEIGHTS {weights} does not exist")
+        raise ConfigError(f"MODEL.WEIGHTS {weights} does not exist{sentence(nearest_files(Path(weights)))}")
 
 
 def _text(perturbations: Sequence[Mapping[str, Any]]) -> str:
@@ -244,7 +243,7 @@ def _text(perturbations: Sequence[Mapping[str, Any]]) -> str:
 
 
 def save_plan(folder: Path, cells: Sequence[Cell]) -> None:
-    """Write ``plan.json`` and ``commands.txt``, or compare with what is there: one folder is one submission's.
+    """Write the plan and what explains the folder, or compare with what is there: one folder is one submission's.
 
     Raises:
         ConfigError: the folder holds another plan, or runs and no plan.
@@ -255,6 +254,7 @@ def save_plan(folder: Path, cells: Sequence[Cell]) -> None:
             raise ConfigError(
                 f"{folder} holds another submission: choose another --folder, or delete it with its results"
             )
+        append_start(folder)
         return
     for cell in cells:  # their results would pass for those of this plan
         if folder in Path(cell.output).parents and Path(cell.output).exists():
@@ -266,7 +266,9 @@ def save_plan(folder: Path, cells: Sequence[Cell]) -> None:
     document = {"schema_version": 1, "created": now, "cells": [asdict(cell) for cell in cells]}
     with writing(folder, "a submission"):
         write_lines(folder / COMMANDS, [cell.line for cell in cells])
+        write_text(folder / "README.txt", submission_guide(folder, sys.argv))
         write_text(folder / PLAN, json.dumps(document, indent=2) + "\n")
+    append_start(folder)
 
 
 def load_plan(folder: Path) -> list[Cell]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from partbox.suggestions import did_you_mean, nearest_files, sentence
+
 from ..checks import ConfigError
 from .requeue import max_starts
 
@@ -55,7 +57,7 @@ def load_site(path: str | Path) -> Site:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConfigError(f"site file {path} does not exist")
+        raise ConfigError(f"site file {path} does not exist{sentence(nearest_files(path))}")
     options: dict[str, str] = {}
     extra: dict[str, str] = {}
     python = ""
@@ -73,7 +75,10 @@ def load_site(path: str | Path) -> Site:
             extra = parse_options(value, where)
         elif name not in VARIABLES:
             known = ", ".join([*VARIABLES, EXTRA, *IN_THE_JOB])
-            raise ConfigError(f"{where}: {name} is not known; known: {known}. Other options of sbatch go into {EXTRA}")
+            hint = did_you_mean(name, (*VARIABLES, EXTRA, *IN_THE_JOB))
+            raise ConfigError(
+                f"{where}: {name} is not known; known: {known}. Other options of sbatch go into {EXTRA}{hint}"
+            )
         elif value:
             options[VARIABLES[name]] = value
     return Site(path, over(options, extra), python)

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from partbox.suggestions import unknown
+
 from ..evidence import PartDetections, PartEvidence
 from .base import EvidenceHead, hidden_classifier
 
@@ -63,9 +65,9 @@ class BoxSequenceHead(EvidenceHead):
     ) -> None:
         super().__init__()
         if order not in ("pool", "sort"):
-            raise ValueError(f"unknown order of queries {order!r}; known: pool, sort")
+            raise ValueError(unknown("order of queries", order, ("pool", "sort")))
         if scores not in ("softmax", "sigmoid"):
-            raise ValueError(f"unknown kind of scores {scores!r}; known: softmax, sigmoid")
+            raise ValueError(unknown("kind of scores", scores, ("softmax", "sigmoid")))
         if order == "sort" and not 1 <= kept <= queries:
             raise ValueError(f"sort looks at 1 to {queries} queries (as many as the detector has), not at {kept}")
         self.order, self.scores, self.kept = order, scores, kept

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from partbox.suggestions import unknown
+
 from ..evidence import PartEvidence
 from .base import EvidenceHead
 from .detection_features import detected_scores
@@ -45,7 +47,7 @@ class PartToClassHead(EvidenceHead):
         if matrix.dim() != 2 or not torch.allclose(matrix.sum(dim=1), matrix.new_ones(len(matrix))):
             raise ValueError("every row of the part-to-class matrix (P, K) must sum to 1")
         if pixel_weight not in ("uniform", "foreground"):
-            raise ValueError(f"unknown pixel weight {pixel_weight!r}; known: uniform, foreground")
+            raise ValueError(unknown("pixel weight", pixel_weight, ("uniform", "foreground")))
         self.pixel_weight = pixel_weight
         if learned:
             self.matrix = nn.Parameter(matrix.clone())
