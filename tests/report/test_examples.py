@@ -17,7 +17,7 @@ from partbox.evaluation.example_files import write_examples
 from partbox.report.example_pictures import part_colours, save_example_pictures
 from partbox.report.examples import FOLDER, ExamplesError, read_examples
 
-NAMES = ["<b>cat</b>", "$\\frac{ dog"]
+NAMES = ["<b>cat</b>", "$\\frac{$ dog"]  # taken for a formula, the second one would be an error
 
 
 def write(folder: Path, **changes) -> Path:
@@ -33,7 +33,9 @@ def write(folder: Path, **changes) -> Path:
     }
     grey = [np.full((40, 60, 3), level, np.uint8) for level in (60, 200)]
     its = [example(number, image=image, **values) for number, image in enumerate(grey)]
-    write_examples(folder / FOLDER, {"clean": its, "$pgd": its}, class_names=NAMES, part_names=NAMES, score=0.3)
+    write_examples(
+        folder / FOLDER, {"clean": its, "$\\frac{$ pgd": its}, class_names=NAMES, part_names=NAMES, score=0.3
+    )
     return folder / FOLDER
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,13 @@ def save_example_pictures(folder: str | Path, *, most_images: int = 8, most_pert
             axes.set(xticks=[], yticks=[])
             if (name, image_id) in by_place:
                 _draw(axes, by_place[name, image_id], kind)
-        axes_row[0].set_ylabel(f"{name}\n{kind}", fontsize=8, parse_math=False)
+        lines = textwrap.wrap(name, 18, max_lines=3) or [""]
+        axes_row[0].set_ylabel("\n".join([*lines, kind]), fontsize=7, parse_math=False)
     for axes, image_id in zip(grid[-1], ids, strict=True):
         label = by_place[names[0], image_id].label if (names[0], image_id) in by_place else None
         if label is not None:
             axes.set_xlabel(f"true: {label}", fontsize=8, parse_math=False)
-    return save_figure(figure, folder / "examples.png", dpi=80)
+    return save_figure(figure, folder / "examples.png")
 
 
 def _draw(axes: Axes, example: Example, kind: str) -> None:
@@ -78,7 +80,7 @@ def _draw(axes: Axes, example: Example, kind: str) -> None:
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=shade, linewidth=1))
         text = f"{found.name} {found.score:.0%}"
         behind = {"facecolor": shade, "alpha": 0.7, "pad": 0.5, "linewidth": 0}
-        axes.text(x0, y0, text, fontsize=4, va="top", bbox=behind, clip_on=True, parse_math=False)
+        axes.text(x0, y0, text, fontsize=5, va="top", bbox=behind, clip_on=True, parse_math=False)
 
 
 def _title(example: Example) -> str:
