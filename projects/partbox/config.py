@@ -211,8 +211,8 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     # square (queries, restarts), autoattack (version: standard | plus | rand, order: published | cheapest),
     # parts (goal), detector-pgd (goal), segmentation-pgd (loss: ce | segpgd | cospgd), noise,
     # {name: corruption, kind: fog, severity: 3}, and {name: corruptions} for the 15 benchmark kinds at 5 severities.
-    # Attacks on classifiers also take precision: bfloat16 and compiled: true, which search with a faster form of the
-    # network and confirm every verdict with the network itself.
+    # Attacks on classifiers also take precision: bfloat16, compiled: true and fold_batch_norm: true, which search with
+    # a faster form of the network and confirm every verdict with the network itself.
     evaluation.PERTURBATIONS = [{"name": "clean"}, {"name": "pgd", "norm": "linf", "eps": "8/255", "steps": 20}]
     evaluation.NUM_IMAGES = 0  # at most so many images, drawn with SEED; 0 = all
     evaluation.BATCH_SIZE = 64

@@ -77,9 +77,10 @@ def test_a_network_compiled_in_earnest():
 
 
 def test_settings_and_names_tell_how_it_searched():
-    attack = AcceleratedAttack(PGD(THREAT, 5), precision="bfloat16", compiled=True)
-    assert attack.name == "pgd-5 (bfloat16, compiled)"
-    assert attack.settings == {**PGD(THREAT, 5).settings, "precision": "bfloat16", "compiled": True}
+    attack = AcceleratedAttack(PGD(THREAT, 5), precision="bfloat16", compiled=True, fold_batch_norm=True)
+    assert attack.name == "pgd-5 (bfloat16, compiled, folded)"
+    forms = {"precision": "bfloat16", "compiled": True, "fold_batch_norm": True}
+    assert attack.settings == {**PGD(THREAT, 5).settings, **forms}
     assert attack.passes == 2 * PGD(THREAT, 5).passes
     with pytest.raises(ValueError, match="unknown precision 'float16'"):
         AcceleratedAttack(PGD(THREAT), precision="float16")

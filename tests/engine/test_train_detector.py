@@ -160,6 +160,10 @@ def test_the_table_marks_what_is_missing():
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["clean", "31.2", "50.0", "50.0"]
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["noise", "-", "10.0", "-"]
     assert lines[-1] == "(!) something"
+    run["results"]["by_perturbation"]["clean"]["false_objects_per_image"] = 1.25
+    lines = detection_table(run).splitlines()
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")][-1] == "false objects an image"
+    assert [line.strip("|").split("|")[-1].strip() for line in lines[2:4]] == ["1.2", "-"]
 
 
 def test_free_adversarial_training_of_a_detector(run, tmp_path):

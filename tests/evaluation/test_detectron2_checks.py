@@ -94,26 +94,60 @@ def test_an_image_with_constant_losses_is_counted_and_the_evaluation_goes_on():
     assert "exactly zero on 1 of 4 images" in failed["gradients"]
 
 
-def test_fabricated_objects_are_not_judged_by_the_objects_that_are_still_found():
-    class Fabricating(DetectorSubject):
-        def perturb(self, sample, clean, perturbation, seed):
-            record, _ = super().perturb(sample, clean, perturbation, seed)
-            return record, clean  # every labelled object is still found, whatever stands beside it
+class TwoPlaces(nn.Module):
+    """Always finds the left half, and sees a second object on the right while that half's mean is above 0.7.
 
-    class Always(OneObject):
-        """Has losses for images without objects too."""
+    With ``blind`` the losses look at the left half alone: attacks on them have gradients and change nothing.
+    """
 
-        def forward(self, batch: list[dict]) -> list[dict] | dict[str, Tensor]:
-            return {"loss_cls": self.weight * batch[0]["image"].mean()} if self.training else super().forward(batch)
+    def __init__(self, blind: bool = False) -> None:
+        super().__init__()
+        self.blind, self.weight = blind, nn.Parameter(torch.ones(()))
 
-    subject = Fabricating(Always().eval(), 3)
-    specs = [{"name": "detector-pgd", "eps": "4/255", "steps": 2, "goal": goal} for goal in ("fabricate", "vanish")]
-    attacks = build_perturbations(specs)[1:]
+    def forward(self, batch: list[dict]) -> list[dict] | dict[str, Tensor]:
+        image = batch[0]["image"] / 255
+        left, right = image[..., :4].mean(), image[..., 4:].mean()
+        if self.training:
+            return {"loss_cls": self.weight * (left if self.blind else right)}
+        found = Instances((8, 8))
+        found.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 4.0, 8.0], [4.0, 0.0, 8.0, 8.0]]))
+        found.scores = torch.stack([torch.tensor(0.9), (self.weight * 40 * (right - 0.7)).sigmoid()])
+        found.pred_classes = torch.zeros(2, dtype=torch.int64)
+        return [{"instances": found}]
+
+
+def fabricate(model: nn.Module) -> tuple[dict, dict[str, str]]:
+    """Of one image: the entry under attack, and the reasons of the checks that failed."""
+    specs = [{"name": "detector-pgd", "eps": "80/255", "steps": 4, "goal": "fabricate"}]
+    attacks = build_perturbations(specs)
+    subject = DetectorSubject(model.eval(), 3)
+    outcome = evaluate(subject, [[sample(0, 1)]], attacks, progress=False)
     with attack_mode(subject.module):
-        alone = check_detectron2(subject, [sample(0, 1)], attacks[:1])
-        both = check_detectron2(subject, [sample(0, 1)], attacks)
-    assert [(one.name, one.passed) for one in alone] == [("deterministic", True), ("gradients", True)]
-    assert "large eps" in {one.name for one in both if not one.passed}, "vanish is judged by them"
+        checks = check_detectron2(subject, [sample(0, 1)], attacks[1:])
+    assert {"fabricated: noise", "fabricated: large eps"} <= {one.name for one in checks}
+    return outcome.results["by_perturbation"], {one.name: one.reason for one in checks if not one.passed}
+
+
+def test_fabricated_objects_are_counted_and_judged_by_the_false_objects():
+    entries, failed = fabricate(TwoPlaces())
+    attacked = entries["detector-pgd-4-fabricate linf 80/255"]
+    assert (entries["clean"]["false_objects"], attacked["false_objects"]) == (0, 1)
+    assert attacked["object_recall"] == 1, "the labelled object is still found, which is no fault of the attack"
+    assert failed == {}
+
+
+def test_an_attack_that_fabricates_nothing_is_flagged():
+    entries, failed = fabricate(TwoPlaces(blind=True))
+    assert entries["detector-pgd-4-fabricate linf 80/255"]["false_objects"] == 0
+    assert set(failed) == {"fabricated: large eps"}
+    assert "0 false objects where every change is allowed and 0 on the clean images" in failed["fabricated: large eps"]
+
+
+def test_noise_that_fabricates_more_than_the_attack_is_flagged(monkeypatch):
+    bright = torch.ones(3, 8, 8)
+    monkeypatch.setattr("partbox.evaluation.fabrication_checks.noisy", lambda threat, image, image_id, seed: bright)
+    _, failed = fabricate(TwoPlaces(blind=True))
+    assert "noise of the same size fabricates more objects (1) than the attack (0)" in failed["fabricated: noise"]
 
 
 @pytest.mark.parametrize("masking", ["", "saturated logits", "non-differentiable preprocessing"])

@@ -30,7 +30,7 @@ from partbox.evaluation import build_perturbations, evaluate
 from partbox.evaluation.batches import RecordBatches
 from partbox.evaluation.detectron2_checks import check_detectron2
 from partbox.evaluation.detectron2_subject import labelled_test_mapper
-from partbox.evaluation.found_objects import count_found
+from partbox.evaluation.found_objects import match_objects
 from partbox.evaluation.image_evaluator import image_evaluators
 from partbox.evaluation.records import Record
 from partbox.evaluation.summary import performance_under_corruptions
@@ -203,16 +203,16 @@ def boxes(*rows: list[float], size: tuple[int, int] = (100, 100), **fields) -> I
 def test_found_needs_class_score_overlap_and_each_object_counts_once():
     truth = boxes([0, 0, 10, 10], [50, 50, 70, 70], [0, 0, 10, 10], gt_classes=[0, 1, 0])
 
-    def found(rows, scores, classes, size=(100, 100)) -> int:
-        return count_found(truth, boxes(*rows, size=size, scores=scores, pred_classes=classes))
+    def found(rows, scores, classes, size=(100, 100)) -> tuple[int, int]:
+        return match_objects(truth, boxes(*rows, size=size, scores=scores, pred_classes=classes))
 
-    assert found([[0, 0, 10, 10]], [0.9], [0]) == 1
-    assert found([[0, 0, 10, 10]], [0.4], [0]) == 0
-    assert found([[0, 0, 10, 10]], [0.9], [1]) == 0
-    assert found([[0, 0, 10, 4]], [0.9], [0]) == 0
-    assert found([[0, 0, 10, 10]] * 3, [0.9, 0.8, 0.7], [0, 0, 0]) == 2
-    assert found([[100, 100, 140, 140]], [0.9], [1], size=(200, 200)) == 1, "sizes are shares of the image"
-    assert found([], [], []) == 0
+    assert found([[0, 0, 10, 10]], [0.9], [0]) == (1, 0)
+    assert found([[0, 0, 10, 10]], [0.4], [0]) == (0, 0), "not sure enough to be a false object either"
+    assert found([[0, 0, 10, 10]], [0.9], [1]) == (0, 1), "another class"
+    assert found([[0, 0, 10, 4]], [0.9], [0]) == (0, 1), "too little overlap"
+    assert found([[0, 0, 10, 10]] * 3, [0.9, 0.8, 0.7], [0, 0, 0]) == (2, 1), "a third on two objects"
+    assert found([[100, 100, 140, 140]], [0.9], [1], size=(200, 200)) == (1, 0), "sizes are shares of the image"
+    assert found([], [], []) == (0, 0)
 
 
 def test_an_attack_on_another_kind_of_model_is_refused(registered):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_models import DETECTOR_MODELS, MODELS, small_config
 
+from partbox.attacks.folding import FoldedNetwork
 from partbox.data.loader import build_test_loader
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier, check_attackable
@@ -381,6 +382,34 @@ def test_guided_and_inverse_attacks_in_the_run(example_dataset, goal):
         assert accuracy[1] < accuracy[0]
 
 
+@pytest.mark.parametrize("name", ["normal", "part_box", "masks_multiply", "two_head_decoder"])
+def test_a_search_with_folded_batch_norm(example_dataset, name):
+    """Part classifiers of timm's and detectron2's layers can be folded, and the run gives the same verdicts."""
+    cfg = small_config(example_dataset, *MODELS[name])
+    torch.manual_seed(0)
+    model = build_classifier(cfg).eval()
+    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
+    batch = [mapper(record) for record in example_dataset.records[:6]]
+    with torch.no_grad():  # statistics that are no identity, and labels that the model knows
+        model.train()
+        for _ in range(20):
+            model.logits(model.images_of(batch))
+        model.eval()
+        for sample, label in zip(batch, model.logits(model.images_of(batch)).argmax(1).tolist(), strict=True):
+            sample["label"] = label
+    folded = FoldedNetwork(model.logits, model.images_of(batch))
+    norms = [m for m in folded._folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert len(folded.pairs) > 10
+    assert len(norms) <= 1, "each BatchNorm behind a convolution is gone"
+    attack = {"name": "pgd", "eps": "8/255", "steps": 5}
+    perturbations = build_perturbations([CLEAN, attack, {**attack, "fold_batch_norm": True}])
+    assert perturbations[2].name == "pgd-5 (folded) linf 8/255"
+    outcome = evaluate(ClassifierSubject(model), [batch], perturbations, progress=False)
+    verdicts = [[r.fooled for r in outcome.records if r.perturbation == one.name] for one in perturbations]
+    assert verdicts[1] == verdicts[2]
+    assert not any(verdicts[0])
+
+
 def test_attacks_on_classifiers_can_search_in_lower_precision_and_others_cannot():
     [_, attack] = build_perturbations([{"name": "square", "eps": "4/255", "precision": "bfloat16"}])
     assert attack.name == "square (bfloat16) linf 4/255"
@@ -394,6 +423,8 @@ def test_attacks_on_classifiers_can_search_in_lower_precision_and_others_cannot(
         build_perturbation({"name": "pgd", "eps": "4/255", "precision": "half"})
     with pytest.raises(ValueError, match="true or false"):
         build_perturbation({"name": "pgd", "eps": "4/255", "compiled": "yes"})
+    with pytest.raises(ValueError, match="fold_batch_norm is true or false"):
+        build_perturbation({"name": "pgd", "eps": "4/255", "fold_batch_norm": 1})
     for name in ("parts", "detector-pgd", "segmentation-pgd"):
         with pytest.raises(ValueError, match="no setting 'precision'"):
             build_perturbation({"name": name, "eps": "4/255", "precision": "bfloat16"})

@@ -254,9 +254,12 @@ def autoattack_runs(
         with attack_mode(model.requires_grad_(True)):
             return count(attack, model, batch, labels)
 
+    folded = AcceleratedAttack(AutoAttack(threat), fold_batch_norm=True)
     runs: dict[str, Callable[[], int]] = {
         "partbox": lambda: ours(AutoAttack(threat), images),
         "partbox, channels last": lambda: ours(AutoAttack(threat), last),
+        "partbox, folded": lambda: ours(folded, images),
+        "partbox, folded, channels last": lambda: ours(folded, last),
     }
     if accelerated:
         for options in ({"precision": "bfloat16"}, {"compiled": True}):

@@ -1,4 +1,4 @@
-"""Searching in lower precision or with a compiled network; every verdict is confirmed in full precision."""
+"""Searching with a faster form of the network; every verdict is confirmed with the network itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .base import Attack, Predict, Search, forward
 from .draws import ImageId
+from .folding import FoldedNetwork
 from .objectives import margin
 
 PRECISIONS = ("float32", "bfloat16")
@@ -26,26 +27,36 @@ class AcceleratedAttack(Attack):
         attack: the attack.
         precision: ``float32``, or ``bfloat16`` for convolutions and matrix products (``torch.autocast``).
         compiled: ``torch.compile`` the network: needs a C++ compiler on a CPU, and some seconds for each network.
+        fold_batch_norm: fold every BatchNorm into the convolution before it, see :class:`FoldedNetwork`: the same
+            function up to rounding. The network must be a module, or ``predict`` a method of one.
 
     Raises:
-        ValueError: an unknown precision, or nothing to accelerate.
+        ValueError: an unknown precision, or nothing to accelerate; when called, a network that cannot be folded.
     """
 
-    def __init__(self, attack: Attack, *, precision: str = "float32", compiled: bool = False) -> None:
+    def __init__(
+        self, attack: Attack, *, precision: str = "float32", compiled: bool = False, fold_batch_norm: bool = False
+    ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-        if precision == "float32" and not compiled:
-            raise ValueError("nothing to accelerate: give precision='bfloat16', compiled=True, or the attack as it is")
+        if precision == "float32" and not compiled and not fold_batch_norm:
+            raise ValueError(
+                "nothing to accelerate: give precision='bfloat16', compiled=True, fold_batch_norm=True, or the attack "
+                "as it is"
+            )
         self.attack = attack
         self.threat = attack.threat
         self.precision = precision
         self.compiled = compiled
+        self.fold_batch_norm = fold_batch_norm
+        self._folded_form: tuple[Predict, FoldedNetwork] | None = None
         self._compiled_form: tuple[Predict, Predict] | None = None
 
     @property
     def name(self) -> str:
         how = [self.precision] if self.precision != "float32" else []
-        return f"{self.attack.name} ({', '.join(how + ['compiled'] * self.compiled)})"
+        how += ["compiled"] * self.compiled + ["folded"] * self.fold_batch_norm
+        return f"{self.attack.name} ({', '.join(how)})"
 
     @property
     def passes(self) -> int:
@@ -54,7 +65,8 @@ class AcceleratedAttack(Attack):
 
     @property
     def settings(self) -> dict[str, int | float | str | bool]:
-        return {**self.attack.settings, "precision": self.precision, "compiled": self.compiled}
+        forms = {"compiled": self.compiled, "fold_batch_norm": self.fold_batch_norm}
+        return {**self.attack.settings, "precision": self.precision, **forms}
 
     def search(self, predict: Predict, search: Search, image_ids: Sequence[ImageId], seed: int) -> None:
         rows = search.remaining
@@ -62,7 +74,7 @@ class AcceleratedAttack(Attack):
             return
         ids = [image_ids[row] for row in rows.tolist()]
         part = search.part(rows)
-        self.attack.search(self._faster(predict), part, ids, seed)
+        self.attack.search(self._faster(predict, part.images), part, ids, seed)
         part.found_by(self.attack.name)
         doubtful = self._confirm(predict, part)
         if len(doubtful):
@@ -85,8 +97,9 @@ class AcceleratedAttack(Attack):
         part.fooled, part.margin = wrong, margin(logits, part.labels)
         return doubtful
 
-    def _faster(self, predict: Predict) -> Predict:
-        fast = self._compile(predict) if self.compiled else predict
+    def _faster(self, predict: Predict, images: Tensor) -> Predict:
+        fast = self._fold(predict, images) if self.fold_batch_norm else predict
+        fast = self._compile(fast) if self.compiled else fast
         if self.precision == "float32":
             return fast
 
@@ -95,6 +108,13 @@ class AcceleratedAttack(Attack):
                 return fast(images).float()
 
         return rounded
+
+    def _fold(self, predict: Predict, images: Tensor) -> Predict:
+        """The folded network, kept from batch to batch; its weights are those of now."""
+        if self._folded_form is None or self._folded_form[0] != predict:
+            self._folded_form = (predict, FoldedNetwork(predict, images))
+        self._folded_form[1].refresh()
+        return self._folded_form[1].predict
 
     def _compile(self, predict: Predict) -> Predict:
         """The compiled network, kept from batch to batch; the batch size stays free, since images leave early."""

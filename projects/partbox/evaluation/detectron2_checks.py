@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from partbox.attacks import AttackError, DetectorPGD, SegmentationPGD, Square, ThreatModel
+from partbox.attacks import AttackError, SegmentationPGD, Square, ThreatModel
 from partbox.attacks.detector import NEEDS_OBJECTS
 
+from .fabrication_checks import FABRICATE, check_fabrication
+from .perturbation_variants import with_settings
 from .perturbations import Perturbation
 from .self_checks import Check, judge
 from .unattacked import noisy
 
 if TYPE_CHECKING:
-    from .detectron2_subject import Detectron2Subject
+    from .detectron2_subject import DetectorSubject, Detectron2Subject
 
 NOISES = 5
 QUERIES = 100
@@ -30,8 +32,8 @@ def check_detectron2(
 ) -> list[Check]:
     """All checks under the attacks of one threat model.
 
-    What is compared is the share of labelled objects that are found, or of labelled pixels that are right. Attacks that
-    fabricate objects do not lower it and are asked for their gradients only.
+    What is compared is the share of labelled objects that are found, or of labelled pixels that are right; of attacks
+    that fabricate objects, which do not lower it, the false objects (``fabrication_checks.py``).
 
     Args:
         subject: the model, in evaluation mode.
@@ -45,7 +47,10 @@ def check_detectron2(
     checks = [_deterministic(subject, samples), _gradients(subject, samples, attacks[0], seed)]
     if not all(check.passed for check in checks):
         return checks
-    attacks = [attack for attack in attacks if attack.settings.get("goal") != "fabricate"]
+    fabricating = [attack for attack in attacks if attack.settings.get("goal") == FABRICATE]
+    attacks = [attack for attack in attacks if attack.settings.get("goal") != FABRICATE]
+    if fabricating:
+        checks += check_fabrication(cast("DetectorSubject", subject), samples, fabricating, seed=seed)
     if not attacks:
         return checks
     clean = _share(subject, samples, [_image(subject, sample) for sample in samples])
@@ -197,16 +202,3 @@ def build_gradient_free(threat: ThreatModel) -> Perturbation:
     """Square with a few queries as a perturbation."""
     attack = Square(threat, queries=QUERIES)
     return Perturbation(attack.name, attack, attack.settings, threat, attack.passes, gradient_free=True)
-
-
-def with_settings(attack: Perturbation, *, steps: int, eps_of_everything: bool = False) -> Perturbation:
-    """The same attack with another number of steps, and, on request, with every change allowed."""
-    apply, threat = attack.apply, attack.threat
-    assert threat is not None
-    if eps_of_everything:
-        threat = ThreatModel(threat.norm, 1.0 if threat.norm == "linf" else 1000.0)
-    if isinstance(apply, DetectorPGD):
-        return replace(attack, threat=threat, apply=DetectorPGD(threat, apply.goal, steps))
-    if isinstance(apply, SegmentationPGD):
-        return replace(attack, threat=threat, apply=SegmentationPGD(threat, apply.loss, steps, ignore=apply.ignore))
-    raise TypeError(f"{attack.name} is no gradient attack on a detector or segmenter")

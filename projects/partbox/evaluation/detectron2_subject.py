@@ -21,7 +21,7 @@ from partbox.attacks.segmentation import saturated
 from .corruption_mapper import CorruptionMapper
 from .detectron2_checks import check_detectron2
 from .examples import Example, detector_example, pixels_of, segmenter_example
-from .found_objects import IOU, SCORE, count_found, object_scores
+from .found_objects import IOU, SCORE, match_objects, object_scores
 from .perturbations import Perturbation
 from .records import Record
 from .self_checks import Check
@@ -159,7 +159,8 @@ class DetectorSubject(Detectron2Subject):
     """A detector: Faster R-CNN, Mask R-CNN, RetinaNet, MaskDINO, ... attacked through its training losses.
 
     A record's ``found`` counts the labelled objects of which a prediction has the class, a score of at least 0.5 and an
-    overlap of at least 0.5; ``fooled``: there are objects and none is found.
+    overlap of at least 0.5, and ``false_objects`` the predictions of that score which are no labelled object.
+    ``fooled``: there are objects and none is found.
 
     Args:
         model: gives a dict of losses in training and ``instances`` in inference.
@@ -224,8 +225,9 @@ class DetectorSubject(Detectron2Subject):
     def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
         if "instances" not in sample:
             return record
-        found, objects = self.count_right(sample, output)
-        return replace(record, objects=objects, found=found, fooled=objects > 0 and found == 0)
+        found, false = self._match(sample, output)
+        objects = len(sample["instances"])
+        return replace(record, objects=objects, found=found, false_objects=false, fooled=objects > 0 and found == 0)
 
     def example(
         self, sample: Mapping[str, Any], image: np.ndarray, output: Mapping[str, Any], record: Record
@@ -233,8 +235,14 @@ class DetectorSubject(Detectron2Subject):
         return detector_example(sample, image, output, record)
 
     def count_right(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
-        truth = sample["instances"]
-        return count_found(truth, output["instances"], iou=self.iou, score=self.score), len(truth)
+        return self._match(sample, output)[0], len(sample["instances"])
+
+    def count_false(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> int:
+        """Sure predictions that are no labelled object."""
+        return self._match(sample, output)[1]
+
+    def _match(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
+        return match_objects(sample["instances"], output["instances"], iou=self.iou, score=self.score)
 
     def same_output(self, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         first, second = one["instances"], other["instances"]

@@ -1,4 +1,4 @@
-"""Which labelled objects a detector still finds."""
+"""Which labelled objects a detector still finds, and how many it sees that are not there."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from torch import Tensor
 IOU, SCORE = 0.5, 0.5
 
 
-def count_found(truth: Instances, predicted: Instances, *, iou: float = IOU, score: float = SCORE) -> int:
-    """Labelled objects of which a prediction has the class, a score of at least ``score`` and an overlap of ``iou``.
+def match_objects(truth: Instances, predicted: Instances, *, iou: float = IOU, score: float = SCORE) -> tuple[int, int]:
+    """Labelled objects that are found, and sure predictions that are none of them.
 
+    Found is an object of which a prediction has the class, a score of at least ``score`` and an overlap of ``iou``.
     Predictions are matched in the order of their scores, each with the free object of its class that it overlaps most,
-    as COCO matches.
+    as COCO matches; one of that score without a match is a false object, a second one on the same object too.
 
     Args:
         truth: with ``gt_boxes`` and ``gt_classes``, at any size.
         predicted: with ``pred_boxes``, ``scores``, ``pred_classes``, at any size.
         iou: smallest overlap.
         score: smallest score.
+
+    Returns:
+        (found, false objects).
     """
     boxes = _at_unit_size(truth.gt_boxes, truth.image_size)
     sure = predicted[predicted.scores >= score]
@@ -34,7 +38,8 @@ def count_found(truth: Instances, predicted: Instances, *, iou: float = IOU, sco
                 best, chosen = overlap, row
         if chosen >= 0:
             free[chosen] = False
-    return free.count(False)
+    found = free.count(False)
+    return found, len(sure) - found
 
 
 def object_scores(truth: Instances, predicted: Instances, *, iou: float = IOU) -> Tensor:

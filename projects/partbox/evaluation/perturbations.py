@@ -126,13 +126,15 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
 
 
 def _accelerated(attack: Attack, spec: dict[str, Any]) -> Attack:
-    """The attack as it is, or searching in lower precision (``precision``) or compiled (``compiled``)."""
-    precision, compiled = spec.pop("precision", "float32"), spec.pop("compiled", False)
-    if not isinstance(compiled, bool):
-        raise ValueError(f"compiled is true or false, not {compiled!r}")
-    if precision == "float32" and not compiled:
+    """The attack as it is, or searching with a faster form: ``precision``, ``compiled``, ``fold_batch_norm``."""
+    precision = spec.pop("precision", "float32")
+    forms = {key: spec.pop(key, False) for key in ("compiled", "fold_batch_norm")}
+    for key, value in forms.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"{key} is true or false, not {value!r}")
+    if precision == "float32" and not any(forms.values()):
         return attack
-    return AcceleratedAttack(attack, precision=precision, compiled=compiled)
+    return AcceleratedAttack(attack, precision=precision, **forms)
 
 
 def _corruption(spec: dict[str, Any]) -> Perturbation:

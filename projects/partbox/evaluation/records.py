@@ -30,6 +30,7 @@ class Record:
         notes: sentences on what differs from the published attack.
         objects: labelled objects of a detector's image; None from a classifier or segmenter.
         found: how many of them are found, see :class:`partbox.evaluation.detectron2_subject.DetectorSubject`.
+        false_objects: sure predictions on a detector's image that are no labelled object.
         measurements: what each evaluator keeps of the image, by its name.
     """
 
@@ -46,6 +47,7 @@ class Record:
     notes: tuple[str, ...] = ()
     objects: int | None = None
     found: int | None = None
+    false_objects: int | None = None
     measurements: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self, *, measurements: bool = True) -> dict[str, Any]:

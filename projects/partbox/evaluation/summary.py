@@ -51,6 +51,10 @@ def _of_perturbation(
         entry["objects"] = sum(objects)
         entry["objects_found"] = sum(record.found or 0 for record in records)
         entry["object_recall"] = entry["objects_found"] / entry["objects"] if entry["objects"] else None
+    false = [record.false_objects for record in records if record.false_objects is not None]
+    if false:
+        entry["false_objects"] = sum(false)
+        entry["false_objects_per_image"] = sum(false) / len(false)
     return entry
 
 

@@ -15,10 +15,12 @@ COLUMNS = (
     ("sem_seg", "mIoU", "mIoU %", 100.0),
     ("sem_seg", "pixel_accuracy", "pixels right %", 100.0),
 )
+# entry, heading, factor
+COUNTS = (("object_recall", "objects found %", 100.0), ("false_objects_per_image", "false objects an image", 1.0))
 
 
 def detection_table(run: Mapping[str, Any], style: str = "github") -> str:
-    """One row a perturbation: AP or mIoU, and the share of labelled objects that are found.
+    """One row a perturbation: AP or mIoU, the share of labelled objects that are found, and false objects an image.
 
     Warnings of the evaluation follow below the table.
 
@@ -28,12 +30,12 @@ def detection_table(run: Mapping[str, Any], style: str = "github") -> str:
     """
     entries: Mapping[str, Mapping[str, Any]] = run["results"]["by_perturbation"]
     columns = [column for column in COLUMNS if any(column[0] in entry for entry in entries.values())]
-    recall = any("object_recall" in entry for entry in entries.values())
+    counts = [count for count in COUNTS if any(count[0] in entry for entry in entries.values())]
     rows = []
     for name, entry in entries.items():
         values = [_percent(entry.get(key, {}).get(metric), factor) for key, metric, _, factor in columns]
-        rows.append([name, *values, *([_percent(entry.get("object_recall"), 100.0)] if recall else [])])
-    headers = ["perturbation", *[heading for _, _, heading, _ in columns], *(["objects found %"] if recall else [])]
+        rows.append([name, *values, *(_percent(entry.get(key), factor) for key, _, factor in counts)])
+    headers = ["perturbation", *[heading for _, _, heading, _ in columns], *[heading for _, heading, _ in counts]]
     table = tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
     notes = run["results"]["warnings"]
     return "\n".join([table, *([""] if notes else []), *[f"(!) {note}" for note in notes]])

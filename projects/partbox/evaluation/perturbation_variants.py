@@ -1,0 +1,22 @@
+"""Variants of an attack on a detector or segmenter that the self-checks compare it with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from partbox.attacks import DetectorPGD, SegmentationPGD, ThreatModel
+
+from .perturbations import Perturbation
+
+
+def with_settings(attack: Perturbation, *, steps: int, eps_of_everything: bool = False) -> Perturbation:
+    """The same attack with another number of steps, and, on request, with every change allowed."""
+    apply, threat = attack.apply, attack.threat
+    assert threat is not None
+    if eps_of_everything:
+        threat = ThreatModel(threat.norm, 1.0 if threat.norm == "linf" else 1000.0)
+    if isinstance(apply, DetectorPGD):
+        return replace(attack, threat=threat, apply=DetectorPGD(threat, apply.goal, steps))
+    if isinstance(apply, SegmentationPGD):
+        return replace(attack, threat=threat, apply=SegmentationPGD(threat, apply.loss, steps, ignore=apply.ignore))
+    raise TypeError(f"{attack.name} is no gradient attack on a detector or segmenter")
