@@ -104,6 +104,19 @@ def test_unreliable_numbers_are_marked_where_they_stand(tmp_path: Path) -> None:
     assert any(has.get("href") == "#note-1" for has, _ in page.all("a", class_="mark"))
 
 
+def test_a_check_speaks_against_its_own_threat_model_alone(tmp_path: Path) -> None:
+    small = "pgd-20 linf 4/255"
+    reasons = ["linf 4/255: the gradients mislead"]
+    specs = ({**PGD, "eps": "4/255"}, PGD)
+    run = write_run(tmp_path / "a", verdicts(names=("clean", small, ATTACKS[0])), specs, unreliable=reasons)
+    page = page_of(tmp_path, run)
+    assert {has["data-perturbation"]: "(!)" in text for has, text in cells(page)} == {
+        "clean": False,
+        small: True,
+        ATTACKS[0]: False,
+    }
+
+
 def test_other_warnings_stand_beside_the_model_and_a_missing_check_is_no_good_news(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", verdicts(), warnings=["a broken run"])
     page = page_of(tmp_path, run)
@@ -210,22 +223,27 @@ def test_corruptions_have_their_table_and_their_means(tmp_path: Path) -> None:
     assert facts["rPC"] == results["corruptions"]["relative_accuracy"]
     assert facts["mCE (AlexNet on ImageNet-C = 100 %)"] == results["corruptions"]["mean_corruption_error"]
     table = page.all("table", class_="heat")[0][1]
-    value = results["corruptions"]["accuracy"]["fog"]["3"]
-    row = re.split(r"fog", table)[1].split("brightness")[0]
-    assert f"{100 * value:.1f}" in row
+    for kind, by_severity in results["corruptions"]["accuracy"].items():
+        row = table.split(kind.replace("_", " "))[1]
+        shown = re.findall(r"(\d+\.\d)\d+\.\d . \d+\.\d", row)[:5]  # each number with its interval
+        assert shown == [f"{100 * value:.1f}" for value in by_severity.values()], kind
     has, _ = cells(page, data_perturbation="mean over corruptions")[0]
     assert float(has["data-value"]) == results["corruptions"]["mean_accuracy"]
     assert float(has["data-low"]) < float(has["data-value"]) < float(has["data-high"])
     assert "fog 3" not in {has["data-perturbation"] for has, _ in cells(page)}  # 75 columns would hide the others
 
 
-def test_classes_have_their_own_accuracy(tmp_path: Path) -> None:
+def test_classes_have_their_own_accuracy_and_interval(tmp_path: Path) -> None:
     run = write_run(tmp_path / "a", verdicts(), class_names=("cat", "dog", "ant"))
     page, results = page_of(tmp_path, run), document(run)["results"]
     table = next(text for _, text in page.all("table", class_="heat") if "by class" in text)
-    for name, label in (("cat", "0"), ("dog", "1"), ("ant", "2")):
-        row = table.split(name, 1)[1][:60]
-        assert f"{100 * results['by_perturbation']['clean']['accuracy_by_class'][label]:.1f}" in row
+    records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    for label, name in enumerate(("cat", "dog", "ant")):
+        right = [not one["fooled"] for one in records if one["perturbation"] == "clean" and one["label"] == label]
+        interval = ratio_interval(np.array([right], dtype=float), np.ones((1, len(right))), Resampling(0, 200))
+        value = results["by_perturbation"]["clean"]["accuracy_by_class"][str(label)]
+        ends = f"{100 * interval.low:.1f} . {100 * interval.high:.1f}"
+        assert re.search(rf"{name}{len(right)}{100 * value:.1f}{ends}", table)
 
 
 def test_part_iou_has_an_interval_from_the_pixels_of_each_image(tmp_path: Path) -> None:
@@ -262,7 +280,7 @@ def full_run(folder: Path, **changes: object) -> Path:
 
 
 def test_names_with_html_in_them_are_text(tmp_path: Path) -> None:
-    run = full_run(tmp_path / "a<img src=x onerror=alert(1)>", class_names=(EVIL, QUOTES))
+    run = full_run(tmp_path / r"a<img src=x onerror=alert(1)> $\frac{1$", class_names=(EVIL, QUOTES))
     index = run / "examples" / "index.json"
     index.write_text(index.read_text().replace("image 0", "<b>image</b>").replace("cat:ear", "<i>ear"))
     text = write_report([run], tmp_path / "r.html", resamples=100).read_text()
@@ -370,10 +388,29 @@ def test_the_size_is_kept_by_showing_fewer_examples(tmp_path: Path) -> None:
     shown = [has["data-model"] for has, _ in page.all("article")]
     assert 4 <= len(shown) < 12
     assert abs(shown.count("a") - shown.count("b")) <= 2  # no run crowds out the other
-    assert f"{len(shown)} of 12 examples are in this file: all of them would make it too large" in fewer.read_text()
+    assert (
+        f"{len(shown)} of 12 examples are in this file: all of them would make it too large or too long"
+        in fewer.read_text()
+    )
     with pytest.raises(ReportError, match=r"2 runs has .* without any picture of the gallery, more than 0.1 MB"):
         write_report(runs, tmp_path / "t.html", resamples=100, most_bytes=100_000)
     assert not (tmp_path / "t.html").exists()
+
+
+def test_a_gallery_is_no_longer_than_can_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partbox.report.gallery.MOST_CARDS", 9)
+    runs, names = [], ("clean", "noise linf 8/255", ATTACKS[0])
+    for name, images in (("few", 1), ("many", 6), ("more", 6)):
+        runs.append(write_run(tmp_path / name, verdicts(names=names), ({"name": "noise", "eps": "8/255"}, PGD)))
+        write_examples(runs[-1], names, images)
+    page = page_of(tmp_path, *runs)
+    shown = [(has["data-model"], has["data-perturbation"]) for has, _ in page.all("article")]
+    # what the first does not need is shared by the others, and attacks come before noise
+    assert shown.count(("few", ATTACKS[0])) == shown.count(("few", names[1])) == 1
+    assert shown.count(("many", ATTACKS[0])) == 4
+    assert shown.count(("more", ATTACKS[0])) == 3
+    assert len(shown) == 9
+    assert "9 of 26 examples are in this file" in " ".join(text for _, text in page.all("p", class_="hint"))
 
 
 def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:

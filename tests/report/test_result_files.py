@@ -180,6 +180,13 @@ def test_other_images_are_not_the_same_model(tmp_path: Path) -> None:
     assert len(models(first, second)) == 2
 
 
+def test_another_seed_of_the_evaluation_is_not_another_seed_of_the_training(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a-seed1", FOOLED, seed=1)
+    second = write_run(tmp_path / "a-seed2", FOOLED, seed=2)
+    edit(second / "results.json", lambda document: document["seeds"].update(evaluation=7))
+    assert len(models(first, second)) == 2
+
+
 def test_the_attack_belongs_to_the_model(tmp_path: Path) -> None:
     first = write_run(tmp_path / "a-seed1", FOOLED, seed=1)
     fooled = {**FOOLED, "square linf 8/255": [False] * 4}

@@ -11,6 +11,7 @@ from .result_files import Run, role_of
 
 VERDICTS = ("correct", "fooled", "wrong on clean")
 NOT_JUDGED = "not judged"
+MOST_CARDS = 240  # a browser lays out no more at once on a phone, and nobody looks at more
 MARKUP = 2000  # bytes of a card beside its pictures, roughly; the page as a whole is measured again
 
 
@@ -71,9 +72,9 @@ class Gallery:
 
 
 def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
-    """Cards of all runs, attacks before noise and corruptions, until ``room`` bytes are full.
+    """Cards of all runs, attacks before noise and corruptions, until ``room`` bytes or ``MOST_CARDS`` are full.
 
-    Every run gets an equal share of the room, and what one does not need is left to those after it.
+    Every run gets an equal share of both, and what one does not need is left to those after it.
 
     Raises:
         ExamplesError: example images of a run are damaged.
@@ -83,11 +84,12 @@ def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
     having = [run for run in runs if has_examples(run)]
     for place, run in enumerate(having):
         left = room - sum(card.size for card in gallery.cards)
-        _add(gallery, run, left // (len(having) - place))
+        waiting = len(having) - place
+        _add(gallery, run, left // waiting, -(-(MOST_CARDS - len(gallery.cards)) // waiting))
     if len(gallery.cards) < gallery.found:
         gallery.remarks.append(
-            f"{len(gallery.cards)} of {gallery.found} examples are in this file: all of them would make it too large. "
-            "The others are in the folders examples/ of the runs."
+            f"{len(gallery.cards)} of {gallery.found} examples are in this file: all of them would make it "
+            "too large or too long. The others are in the folders examples/ of the runs."
         )
     if without:
         gallery.remarks.append(
@@ -102,7 +104,7 @@ def has_examples(run: Run) -> bool:
     return run.folder is not None and (run.folder / FOLDER / INDEX).is_file()
 
 
-def _add(gallery: Gallery, run: Run, room: int) -> None:
+def _add(gallery: Gallery, run: Run, room: int, most: int) -> None:
     assert run.folder is not None
     by_image: dict[str, dict[str, Example]] = {}
     for example in read_examples(run.folder / FOLDER):
@@ -118,7 +120,7 @@ def _add(gallery: Gallery, run: Run, room: int) -> None:
         if "clean" in examples and name in examples
     ]
     gallery.found += len(wanted)
-    for clean, other in wanted:
+    for clean, other in wanted[:most]:
         card = make_card(run.name, clean, other)
         room -= card.size
         if room < 0:
