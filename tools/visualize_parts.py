@@ -74,11 +74,12 @@ def parse_arguments() -> argparse.Namespace:
     add_model_arguments(parsers["predictions"])
     for one in parsers.values():
         add_common_arguments(one)
-    if sys.argv[1:2] != ["predictions"]:
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what not in parsers:
         return parser.parse_args()
-    arguments = parsers["predictions"].parse_intermixed_args(sys.argv[2:])  # KEY VALUE may stand anywhere
-    arguments.what = "predictions"
-    if arguments.config_file is not None and arguments.weights is None:
+    arguments = parsers[what].parse_intermixed_args(sys.argv[2:])  # KEY VALUE may stand anywhere
+    arguments.what = what
+    if what == "predictions" and arguments.config_file is not None and arguments.weights is None:
         parser.error("--config-file needs --weights")
     return arguments
 

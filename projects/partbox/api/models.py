@@ -29,7 +29,7 @@ from .prediction import Part, Prediction, parts_of_instances, parts_of_regions
 
 
 class Model(ABC):
-    """A trained model: ask :meth:`predict`, or hand it to :func:`partbox.evaluate`. Made by :func:`partbox.load`.
+    """A trained model: ask its method ``predict``, or hand it to :func:`partbox.evaluate`. Made by :func:`partbox.load`.
 
     Attributes:
         cfg: its complete configuration.
@@ -106,7 +106,7 @@ class Model(ABC):
         """What the network sees of an image: (3, h, w) float in [0, 1] on its device, in its own channel order.
 
         Raises:
-            ImageInputError: see :meth:`predict`.
+            ImageInputError: as ``predict`` says.
         """
         return _in_unit_range(self._resized(pixels_of(image, channels=channels)), self.device)
 
