@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.detection_utils import read_image
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 from small_models import INEXACT
 
 import partbox
 from partbox.api.images import ImageInputError
+from partbox.api.prediction import parts_of_instances
 from partbox.attacks import PGD, ThreatModel
 from partbox.data import get_part_dataset
 from partbox.data.mapper import PartDatasetMapper
@@ -171,6 +173,18 @@ def test_a_detector_answers_as_in_an_evaluation(detector_run, example_root, phot
     surer = found.parts[len(found.parts) // 2].score
     kept = model.predict(photographs[0], min_score=surer).parts
     assert [part.score for part in kept] == [part.score for part in found.parts if part.score >= surer]
+
+
+def test_boxes_that_reach_beyond_the_image_end_at_its_border():
+    boxes = torch.tensor([[-3.0, 2.0, 25.0, 9.0], [1.0, -4.0, 5.0, 12.5]])
+    instances = Instances((10, 20), pred_boxes=Boxes(boxes), scores=torch.tensor([0.6, 0.9]))
+    instances.pred_classes = torch.tensor([1, 0])
+    found = parts_of_instances(instances, ("a", "b"), 0.5)
+    assert [(part.name, part.box) for part in found] == [("a", (1, 0, 5, 10)), ("b", (0, 2, 20, 9))]
+    assert torch.equal(instances.pred_boxes.tensor, boxes)
+    instances.scores[0] = torch.nan
+    with pytest.raises(FloatingPointError):
+        parts_of_instances(instances, ("a", "b"), 0.5)
 
 
 def test_a_segmenter_gives_regions_of_its_classes(detector_run, photographs):
