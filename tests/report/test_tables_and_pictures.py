@@ -41,6 +41,12 @@ def test_the_table_shows_every_attack_of_every_run():
     assert rows[3] == ["b", "75.0", "-", "10.0", "33.3", "100", "12"]
 
 
+def test_noise_is_not_named_among_the_attacks():
+    one = run(0.5, {"pgd-20 linf 8/255": 0.25})
+    one["results"]["by_perturbation"]["noise linf 8/255"] = {"settings": {"name": "noise"}}
+    assert cells(results_table({"a": one}))[0][2] == "robust % linf 8/255 (pgd-20)"
+
+
 def test_warnings_and_different_images_cannot_be_overlooked():
     warned = run(0.5, {"pgd-20 linf 8/255": 0.25}, warnings=["a broken run"])
     text = results_table({"a": warned})

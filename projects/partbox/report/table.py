@@ -16,12 +16,15 @@ Runs = Mapping[str, Run]
 def robust_columns(run: Run) -> dict[str, float]:
     """Robust accuracy of a run by threat model and the attacks that it was measured with.
 
-    Two runs share a column only if the same attacks were used: ``linf 8/255 (pgd-20)`` is not ``(pgd-100x5)``.
+    Two runs share a column only if the same attacks were used: ``linf 8/255 (pgd-20)`` is not ``(pgd-100x5)``. Noise
+    of the same size is no attack and has no part in the number.
     """
     results = run["results"]
+    entries = results["by_perturbation"]
+    attacking = [name for name, one in entries.items() if one.get("settings", {}).get("name") != "noise"]
     columns = {}
     for threat, accuracy in results["robust_accuracy"].items():
-        attacks = [name.removesuffix(threat).strip() for name in results["by_perturbation"] if name.endswith(threat)]
+        attacks = [name.removesuffix(threat).strip() for name in attacking if name.endswith(threat)]
         columns[f"{threat} ({', '.join(attacks)})"] = accuracy
     return columns
 
