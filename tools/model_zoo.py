@@ -7,7 +7,7 @@ Examples:
 
     # whether the page is what configurations and measurements give; exit status 1 and a line for each difference
     python tools/model_zoo.py --check
-    python tools/model_zoo.py --check configs/example/part_box.yaml configs/example/normal.yaml      # costs of these only: seconds
+    python tools/model_zoo.py --check configs/example/part_box.yaml   # costs of this one only: seconds
 
     # renew the page after a change of a configuration, or of docs/model_zoo.yaml
     python tools/model_zoo.py --write

@@ -29,7 +29,7 @@ from .prediction import Part, Prediction, parts_of_instances, parts_of_regions
 
 
 class Model(ABC):
-    """A trained model: ask its method ``predict``, or hand it to :func:`partbox.evaluate`. Made by :func:`partbox.load`.
+    """A trained model, from :func:`partbox.load`: ask its method ``predict``, or hand it to :func:`partbox.evaluate`.
 
     Attributes:
         cfg: its complete configuration.
