@@ -102,7 +102,10 @@ def summary(exported: Exported) -> str:
         + ", ".join(f"{output.name} ({', '.join(output.axes)})" for output in graph.outputs),
         f"compared with torch on {found.images} {found.source}, in batches of {', '.join(map(str, found.batch_sizes))}",
     ]
-    lines += [f"largest difference of {name}: {value:.2g}" for name, value in found.largest.items()]
+    lines += [
+        f"largest difference of {name}: {value:.2g} (from image to image: {found.spread[name]:.2g})"
+        for name, value in found.largest.items()
+    ]
     if found.same_label is not None:
         lines.append(f"same label: {found.same_label} of {found.images}")
     return "\n".join(lines)

@@ -91,7 +91,9 @@ def test_the_file_tells_all_that_its_user_needs(tool, run, tmp_path, capsys):
     assert 0 < max(compared["largest_difference"].values()) <= 1e-4
     assert "7 photographs of example_test, in batches of 1, 2, 5" in printed
     assert "same label: 7 of 7" in printed
-    assert f"largest difference of logits: {compared['largest_difference']['logits']:.2g}" in printed
+    assert f"largest difference of logits: {compared['largest_difference']['logits']:.2g} (from image" in printed
+    assert compared["image_to_image"]["logits"] > 1e-3
+    assert f"(from image to image: {compared['image_to_image']['logits']:.2g})" in printed
     assert str(run) not in str(file.facts), "a path of this machine"
 
 
@@ -316,6 +318,18 @@ def test_a_refusal_names_the_operation_and_why(step, capfd):
         assert f"test_export_onnx.py, {step.__name__}" in message
         assert message.count("`") == 2, "the line of code"
     assert capfd.readouterr() == ("", "")
+
+
+def test_faint_values_keep_their_digits():
+    """What onnxruntime's Sigmoid and exp(x) - 1 lose is 1e-7: little of a probability, much of a faint one's log."""
+
+    def faint(images):
+        return (-20 * images).sigmoid().log() + torch.log(-torch.expm1(-1e-6 * images))
+
+    graph = Single(Decides(faint), (8, 8)).eval()
+    images = 0.05 + 0.95 * torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    [found] = comparison.session_of(capture.to_onnx(graph).SerializeToString()).run(None, {"images": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), faint(images.double()).float(), atol=1e-5, rtol=0)
 
 
 # --- the command line ------------------------------------------------------------------------------------------------

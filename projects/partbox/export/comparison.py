@@ -28,6 +28,8 @@ class Comparison:
         source: what they are.
         batch_sizes: in which each of them was asked.
         largest: largest absolute difference by output.
+        spread: by output, how far torch's answers to these images lie apart at most; where this is hardly more than the
+            differences, the images show little of what the model does.
         same_label: images whose label is the same; None without logits.
     """
 
@@ -35,6 +37,7 @@ class Comparison:
     source: str
     batch_sizes: tuple[int, ...]
     largest: dict[str, float]
+    spread: dict[str, float]
     same_label: int | None
 
 
@@ -86,8 +89,10 @@ def compare(model: bytes, graph: Graph, pictures: Pictures, tolerance: float) ->
                     )
                 if name == LOGITS.name:
                     agreeing[number] &= one.argmax() == other.argmax()
+    columns = zip(names, zip(*expected, strict=True), strict=True)
+    spread = {name: float(np.ptp(np.stack(values), axis=0).max()) for name, values in columns}
     same = int(agreeing.sum()) if LOGITS.name in names else None
-    return Comparison(len(pictures.images), pictures.source, sizes, largest, same)
+    return Comparison(len(pictures.images), pictures.source, sizes, largest, spread, same)
 
 
 def _batch_sizes(count: int) -> tuple[int, ...]:

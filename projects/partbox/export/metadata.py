@@ -68,6 +68,7 @@ def facts_of(graph: Graph, origin: Origin, comparison: Comparison) -> dict[str, 
             "source": comparison.source,
             "batch_sizes": list(comparison.batch_sizes),
             "largest_difference": comparison.largest,
+            "image_to_image": comparison.spread,
             "same_label": comparison.same_label,
         },
     }
