@@ -58,7 +58,8 @@ class Page(HTMLParser):
 
 
 def build(output: Path, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PARTBOX_VENV": sys.prefix}
+    # The small repository below has a file of partbox and not the package, which must come from this checkout.
+    environment = {**os.environ, "PARTBOX_VENV": sys.prefix, "PYTHONPATH": str(REPOSITORY / "projects")}
     return subprocess.run(["bash", script, output], env=environment, capture_output=True, text=True, timeout=600)
 
 
