@@ -130,7 +130,7 @@ def test_what_cannot_be_attacked_is_said():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"goal": "vanishing"}, "unknown goal 'vanishing'"),
+        ({"goal": "vanishing"}, "unknown goal of DetectorPGD 'vanishing'; .*did you mean vanish"),
         ({"steps": 0}, "steps"),
         ({"restarts": 2, "random_start": False}, "random_start"),
     ],

@@ -140,7 +140,7 @@ def test_what_cannot_be_attacked_is_said(case):
         attack(model, images, labels[:, 0, 0])
     with pytest.raises(AttackError, match="divide 8-bit"):
         attack(model, images * 255, labels)
-    with pytest.raises(ValueError, match="unknown loss 'dice'"):
+    with pytest.raises(ValueError, match="unknown loss of SegmentationPGD 'dice'"):
         SegmentationPGD(EPS, "dice")
     masked = attack(lambda x: model((x * 3).round() / 3), images, labels)
     assert bool(masked.zero_gradient.all()), "rounding has no gradient, and that is said"

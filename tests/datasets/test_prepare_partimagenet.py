@@ -316,7 +316,7 @@ def test_options_about_objects_are_refused_where_photographs_stay_whole(tmp_path
         with pytest.raises(SystemExit) as stop:
             run(monkeypatch, name, "--input", tmp_path, "--images", tmp_path, "--output", tmp_path, option, 1)
         assert stop.value.code == 2
-        assert f"unrecognized arguments: {option} 1" in capsys.readouterr().err
+        assert f"error: unknown option {option}" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- PartImageNet++

@@ -323,6 +323,7 @@ def read_results(folder: Path) -> dict:
         del results[key]
     config = yaml.safe_load(results.pop("config"))
     assert config.pop("OUTPUT_DIR") == str(folder)
+    assert results["config_changes"].pop("OUTPUT_DIR")["value"] == str(folder)
     return {**results, "config": config}
 
 

@@ -185,7 +185,7 @@ def test_tracking_changes_no_bit_of_a_training(run_tool, tmp_path, monkeypatch):
 
 
 def test_a_detector_is_tracked_as_well(run_tool, tmp_path, monkeypatch):
-    monkeypatch.setattr("partbox.engine.evaluate.evaluate_subject", lambda *_, **__: None)
+    monkeypatch.setattr("partbox.engine.detector_evaluation.evaluate_subject", lambda *_, **__: None)
     config = TESTS.parent / "configs/car_parts/faster_rcnn.yaml"
     options = [*SMALL_DETECTOR, "SOLVER.MAX_ITER", "3", "TRACKING.WANDB.ENABLED", "True", "TRACKING.WANDB.NAME", "mine"]
     run_tool("train_detector", "--config-file", config, *options, "OUTPUT_DIR", tmp_path / "run")

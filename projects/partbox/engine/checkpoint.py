@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except DamagedCheckpoint as error:
         others = [other.name for other in checkpoints_beside(path) if zipfile.is_zipfile(other)]
         offer = f"; whole files beside it: {', '.join(others)}" if others else ""
-        hint = "" if Path(path).is_file() else sentence(nearest_files(Path(path)))
+        hint = "" if others or Path(path).is_file() else sentence(nearest_files(Path(path)))
         raise DamagedCheckpoint(f"checkpoint {path} {error}{offer}{hint}") from error
 
 

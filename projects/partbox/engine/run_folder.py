@@ -233,7 +233,7 @@ def embedded_evaluation_folder(cfg: CfgNode) -> Iterator[Path]:
     _check_folder(folder, cfg, resume=False, eval_only=True)
     with _held(folder, fcntl.LOCK_EX):
         _drop_unfinished(folder)
-        describe(folder, cfg, "config_evaluation.yaml")
+        describe(folder, cfg, evaluation_guide(folder, cfg), "config_evaluation.yaml")
         with _logged_to(folder / "log.txt"):
             yield folder
 

@@ -193,7 +193,9 @@ def settings_of(name: str) -> list[str]:
         return {"noise": ["norm", "eps"], "corruption": ["kind", "severity"]}.get(name, [])
     attack = ATTACKS[name]
     own = [key for key in inspect.signature(attack).parameters if key != "threat"]
-    faster = ["precision", "compiled"] if inspect.isclass(attack) and issubclass(attack, Attack) else []
+    faster = (
+        ["precision", "compiled", "fold_batch_norm"] if inspect.isclass(attack) and issubclass(attack, Attack) else []
+    )
     return ["norm", "eps", *own, *faster]
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+
+from partbox.progress import track
 
 from .choice import SelectionError
 from .labels import UnreadableImage, read_image
@@ -56,7 +57,7 @@ def save_gallery(
     """
     (folder / PICTURES).mkdir()
     gallery, waiting, sheets = Gallery(), [], 0
-    for number, record in enumerate(tqdm(records, desc="drawing", unit="image", disable=None, leave=False), start=1):
+    for number, record in enumerate(track(records, len(records), "drawing", "image"), start=1):
         facts = {"image_id": record["image_id"], "file_name": record["file_name"]}
         try:
             image = read_image(record)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
-from tqdm import tqdm
 
 from partbox.data import PartDataset
+from partbox.progress import track
 
 from .labels import part_names
 
@@ -31,7 +31,7 @@ def dataset_statistics(dataset: PartDataset) -> dict[str, Any]:
     shown: dict[int, set[int]] = {}  # parts that each labelled image shows, by the image's place
     sizes: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     unused = 0
-    for place, record in enumerate(tqdm(dataset.records, desc="counting", unit="image", disable=None, leave=False)):
+    for place, record in enumerate(track(dataset.records, len(dataset.records), "counting", "image")):
         if record["part_labels"] != "none":
             shown[place] = {part["category_id"] for part in record["annotations"]}
         for part in record["annotations"]:
