@@ -42,9 +42,10 @@ def lines(capsys):
 
 @pytest.fixture(autouse=True)
 def without_a_log(monkeypatch):
-    """Tests that ran before may have left the handlers of a run."""
+    """Tests that ran before may have left the handlers of a run, and loggers that pytest adds one of its own to."""
     for name in progress.LOGGERS:
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 def test_lines_come_at_a_bounded_rate_and_tell_the_time_left(clock, lines):

@@ -34,6 +34,7 @@ def test_it_is_committed_without_outputs(notebook):
 
 
 def test_it_runs_from_a_coco_file_to_a_report(notebook, tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # else it shows no picture
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
