@@ -34,14 +34,14 @@ from pathlib import Path
 import partbox
 from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError
-from partbox.engine.checkpoint import CheckpointError
+from partbox.engine.checkpoint import CheckpointError, weights_of_run
 from partbox.engine.checks import ConfigError
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL
 from partbox.engine.setup import load_config
 from partbox.engine.user_errors import errors_as_sentences
 
 try:
-    from partbox.export import Exported, ExportError, ExportOptions, export_onnx, weights_of
+    from partbox.export import Exported, ExportError, ExportOptions, export_onnx
 except ModuleNotFoundError as missing:
     if missing.name not in ("onnx", "onnxruntime"):
         raise
@@ -116,7 +116,7 @@ def main() -> None:
     arguments = parse_arguments()
     cfg = load_config(arguments.config_file or arguments.run / "config.yaml", arguments.options)
     partbox.register_all(cfg.DATASETS.ROOT or None)
-    weights = "" if arguments.random_weights else arguments.weights or weights_of(arguments.run)
+    weights = "" if arguments.random_weights else arguments.weights or weights_of_run(arguments.run)
     options = ExportOptions(
         opset=arguments.opset,
         size=tuple(arguments.size) if arguments.size else None,

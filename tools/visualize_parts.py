@@ -36,6 +36,7 @@ import numpy as np
 
 import partbox
 from partbox.arguments import ArgumentParser
+from partbox.colours import RIGHT, WRONG
 from partbox.data import PartDataset, PartDatasetError, get_part_dataset
 from partbox.data.image_files import VERIFY_LEVELS
 from partbox.data.part_json_types import PART_LABELS
@@ -46,7 +47,6 @@ from partbox.engine.shown_predictions import Shower, build_shower
 from partbox.engine.user_errors import errors_as_sentences
 from partbox.files import write_text
 from partbox.visualization.choice import SelectionError, choose_images
-from partbox.visualization.colours import RIGHT, WRONG
 from partbox.visualization.gallery import Gallery, save_gallery
 from partbox.visualization.labels import labelled_parts, labels_in_words, part_colours
 from partbox.visualization.pictures import Panel, draw_parts

@@ -74,10 +74,12 @@ def test_random_weights_only_where_they_are_asked_for(classifier_run):
     assert "random weights" in repr(random)
     assert equal(random, partbox.load(run))  # the seed is the configuration's
     (run / "model_final.pth").unlink()
-    with pytest.raises(ConfigError, match=r"run has neither model_best\.pth nor model_final\.pth: finish the training"):
+    with pytest.raises(
+        CheckpointError, match=r"run has neither model_best\.pth nor model_final\.pth: finish the train"
+    ):
         partbox.load(run)
     save_weights(run / "resume_0000007.pth", random.module)
-    with pytest.raises(ConfigError, match=r"--resume\), or give weights='.*resume_0000007\.pth'"):
+    with pytest.raises(CheckpointError, match=r"--resume\), or name the weights, such as .*resume_0000007\.pth"):
         partbox.load(run)
     assert equal(partbox.load(run, weights=run / "resume_0000007.pth"), random)
 

@@ -138,7 +138,7 @@ def test_when_one_process_of_an_evaluation_dies_the_others_finish_and_the_same_c
     assert results_of(tmp_path / "two") == results_of(tmp_path / "one")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_to_the_one_who_started_the_processes_ends_all_with_a_checkpoint(start, tmp_path, number):
     long = [*RUN, "SOLVER.MAX_ITER", "5000", "TEST.EVAL_PERIOD", "0", "DATASETS.VALIDATION", "()"]
     command = [TOOL, "--num-gpus", 2, *long, "OUTPUT_DIR", tmp_path]

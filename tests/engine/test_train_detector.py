@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from part_dataset_files import forget_builtin_datasets
 from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR, SMALL_TRANSFORMER, TRANSFORMERS
 
 from partbox.attacks import ThreatModel
@@ -21,27 +18,19 @@ from partbox.evaluation.store import RecordsError
 from partbox.report.detection_table import detection_table
 from partbox.report.examples import read_examples
 
-SCRIPT = REPOSITORY / "tools/train_detector.py"
 ANCHORS = ["MODEL.ANCHOR_GENERATOR.SIZES", "[[8, 11], [12, 16], [16, 22], [24, 33], [40, 56]]"]
 SHORT = [*SMALL_DETECTOR, "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "ROBUST_EVAL.NUM_IMAGES", "3"]
 
 
 @pytest.fixture
-def run(example_root, monkeypatch):
-    """Run the entry point in this process with command line arguments."""
+def run(run_tool):
+    """Run the entry point in this process with a configuration, by name or path, and command line arguments."""
 
     def call(name: str, *arguments: str | Path) -> None:
-        forget_builtin_datasets()
         config = REPOSITORY / f"configs/car_parts/{name}.yaml" if "/" not in name else name
-        monkeypatch.setattr(sys, "argv", ["train_detector.py", "--config-file", str(config), *map(str, arguments)])
-        spec = importlib.util.spec_from_file_location("train_detector_script", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.main()
+        run_tool("train_detector", "--config-file", config, *arguments)
 
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
-    yield call
-    forget_builtin_datasets()
+    return call
 
 
 @pytest.mark.parametrize("name", [*DETECTORS, *TRANSFORMERS, SEGMENTER])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from config_reads import dotted, record_reads
 from detectron2.config import get_cfg
 from detectron2.projects.deeplab import add_deeplab_config
 from nested_differences import differences
-from part_dataset_files import forget_builtin_datasets
 from small_models import DETECTOR_MODELS, MODELS, SMALL
 
 from partbox.config import add_partbox_config
@@ -47,26 +46,10 @@ SHORT = [
 ]
 
 
-def load_script():
-    """``tools/train_net.py`` as a module, whatever else is called tools."""
-    spec = importlib.util.spec_from_file_location("train_net_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(example_root, monkeypatch):
+def run(run_tool):
     """Run the entry point in this process with command line arguments."""
-
-    def call(*arguments: str | Path) -> None:
-        forget_builtin_datasets()
-        monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, arguments)])
-        load_script().main()
-
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
-    yield call
-    forget_builtin_datasets()
+    return partial(run_tool, "train_net")
 
 
 @pytest.mark.parametrize(

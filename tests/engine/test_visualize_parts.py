@@ -14,6 +14,7 @@ from PIL import Image
 from small_detectors import detector_config
 from small_models import DETECTOR_MODELS, MODELS, ORACLES
 
+from partbox.colours import PALETTE
 from partbox.data import PartDatasetError, get_part_dataset
 from partbox.engine.build import build_classifier
 from partbox.engine.checkpoint import CheckpointError, save_weights
@@ -23,7 +24,6 @@ from partbox.engine.setup import load_config
 from partbox.engine.shown_parts import parts_of_classifier, parts_of_instances, parts_of_probabilities
 from partbox.engine.shown_predictions import Seen
 from partbox.visualization.choice import SelectionError
-from partbox.visualization.colours import PALETTE
 from partbox.visualization.labels import part_names
 from partbox.visualization.whole_folder import OutputError
 

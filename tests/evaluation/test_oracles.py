@@ -124,6 +124,14 @@ def test_masks_of_an_oracle_cannot_be_attacked_themselves(example_dataset, name)
         evaluate(model, [], build_perturbations(parts), progress=False)
 
 
+@pytest.mark.parametrize("name", ATTACKED)
+def test_an_oracle_cannot_be_folded_and_that_is_said_before_work_starts(example_dataset, name):
+    model = build_classifier(small_config(example_dataset, *ORACLES[name]))
+    folded = [{"name": "pgd", "eps": "8/255", "steps": 1, "fold_batch_norm": True}]
+    with pytest.raises(ValueError, match="an oracle is a function of its batch"):
+        evaluate(model, [], build_perturbations(folded), progress=False)
+
+
 def outcome_of(dataset, name: str, batch_size: int, *, checks: int = 0):
     cfg = small_config(dataset, *{**MODELS, **ORACLES}[name])
     model = build_classifier(cfg)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +33,9 @@ TOOL = REPOSITORY / "tools/export_onnx.py"
 
 
 @pytest.fixture
-def tool(example_root, monkeypatch):
+def tool(run_tool):
     """Run the entry point in this process with command line arguments."""
-
-    def call(*arguments: object) -> None:
-        forget_builtin_datasets()
-        monkeypatch.setattr(sys, "argv", ["export_onnx.py", *map(str, arguments)])
-        spec = importlib.util.spec_from_file_location("export_onnx_script", TOOL)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.main()
-
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
-    forget_builtin_datasets()
-    yield call
-    forget_builtin_datasets()
+    return partial(run_tool, "export_onnx")
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_images import example
-from matplotlib import colormaps
 from PIL import Image
 
+from partbox.colours import colours_of
 from partbox.evaluation.example_files import write_examples
-from partbox.report.example_pictures import part_colours, save_example_pictures
+from partbox.report.example_pictures import coloured, save_example_pictures
 from partbox.report.examples import FOLDER, ExamplesError, read_examples
 
 NAMES = ["<b>cat</b>", "$\\frac{$ dog"]  # taken for a formula, the second one would be an error
@@ -134,7 +134,7 @@ def test_example_pictures_hold_the_images_and_what_was_found(tmp_path):
 
 def test_boxes_are_drawn_in_the_colour_of_their_name(tmp_path):
     write(tmp_path, part_map=None)
-    wanted = np.array(colormaps["tab20"](1)[:3]) * 255
+    wanted = np.array(colours_of(NAMES)[1]) * 255
     assert has(shown(save_example_pictures(tmp_path)), wanted)
 
 
@@ -154,6 +154,7 @@ def test_titles_tell_right_from_wrong(tmp_path):
 
 
 def test_background_is_transparent_and_parts_differ():
-    colours = part_colours(np.array([[0, 1, 2]]))
+    colours = coloured(np.array([[0, 1, 2]]), ["dog:head", "dog:tail"])
     assert colours[0, 0, 3] == 0
+    assert (colours[0, 1:, 3] > 0.5).all()
     assert not np.allclose(colours[0, 1], colours[0, 2])

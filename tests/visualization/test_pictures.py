@@ -8,9 +8,9 @@ import pytest
 from part_dataset_files import valid_document, write_dataset
 from PIL import Image
 
+from partbox.colours import PALETTE
 from partbox.data import load_part_dataset
 from partbox.data.part_map import decode_mask
-from partbox.visualization.colours import PALETTE
 from partbox.visualization.labels import UnreadableImage, labelled_parts, labels_in_words, part_colours, read_image
 from partbox.visualization.pictures import Panel, ShownPart, draw_parts, save_picture, sheet
 

@@ -71,5 +71,5 @@ def test_somebody_elses_folder_is_never_replaced(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_an_error_in_words(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="new cannot be written: "):
         fill(tmp_path / "file" / "new", "one")

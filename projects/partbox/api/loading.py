@@ -17,7 +17,7 @@ import partbox
 from partbox.data import get_part_dataset
 from partbox.data.catalog import register_dataset_file
 from partbox.engine.build import build_classifier
-from partbox.engine.checkpoint import CheckpointError, read_checkpoint, resumable_files
+from partbox.engine.checkpoint import CheckpointError, read_checkpoint, weights_of_run
 from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import build_detector, class_count, is_segmenter
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL
@@ -51,7 +51,7 @@ def load(
 
     Raises:
         ConfigError: a folder without what is needed, a wrong configuration, or one without weights.
-        CheckpointError: weights that cannot be read, that do not fit, or are of other classes.
+        CheckpointError: a folder without weights, or some that cannot be read, do not fit, or are of other classes.
         PartDatasetError: names of classes had to be looked up in a dataset, which is broken.
     """
     register_models()
@@ -91,12 +91,13 @@ def _weights(source: Path, cfg: CfgNode, given: str | os.PathLike[str] | None) -
     """The file of weights, "" for random ones.
 
     Raises:
+        CheckpointError: a folder without any.
         ConfigError: nobody says which, or two do.
     """
     if given is not None:
         return "" if given == RANDOM else os.fspath(given)
     if source.is_dir():
-        return _weights_of_run(source)
+        return weights_of_run(source)
     trained = [source.parent / name for name in (BEST, FINAL) if (source.parent / name).is_file()]
     if trained and source.name == CONFIG:  # MODEL.WEIGHTS in it is what the run began with
         raise ConfigError(
@@ -109,15 +110,6 @@ def _weights(source: Path, cfg: CfgNode, given: str | os.PathLike[str] | None) -
             f"run, or ask for weights='{RANDOM}'"
         )
     return str(cfg.MODEL.WEIGHTS)
-
-
-def _weights_of_run(folder: Path) -> str:
-    for name in (BEST, FINAL):
-        if (folder / name).is_file():
-            return str(folder / name)
-    unfinished = [path.name for path in resumable_files(folder)]
-    advice = f" (--resume), or give weights={str(folder / unfinished[0])!r}" if unfinished else ", or give weights="
-    raise ConfigError(f"{folder} has neither {BEST} nor {FINAL}: finish the training{advice}")
 
 
 def _fill_names(cfg: CfgNode, weights: str) -> None:

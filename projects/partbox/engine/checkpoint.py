@@ -68,8 +68,10 @@ def weights_of_run(run: str | Path) -> str:
     for name in WEIGHTS:
         if (Path(run) / name).is_file():
             return str(Path(run) / name)
+    unfinished = resumable_files(run)
+    others = f", such as {unfinished[0]}" if unfinished else ""
     raise CheckpointError(
-        f"--run {run}: there is neither {WEIGHTS[0]} nor {WEIGHTS[1]}; finish the training, or give --weights"
+        f"{run} has neither {WEIGHTS[0]} nor {WEIGHTS[1]}: finish the training (--resume), or name the weights{others}"
     )
 
 

@@ -33,10 +33,13 @@ class Entry:
 Entries = tuple[Entry, ...]
 Steps = Sequence[tuple[str, str]]  # what one may want to do -> the command
 
-STARTED: Entries = (
+DESCRIBED: Entries = (
     Entry("README.txt", "this text"),
     Entry("command.txt", "every start: time, host, processes, job of Slurm, command line"),
     Entry("environment.txt", "versions and hardware of the last start"),
+)
+STARTED: Entries = (
+    *DESCRIBED,
     Entry("log.txt", "the log, with the time left"),
     Entry(".lock", "held while a process writes here"),
     Entry("log.txt.rank*", "the logs of the other processes, where there are several", always=False),
@@ -74,10 +77,8 @@ ONLY_EVALUATED = Entry("config_evaluation.yaml", "the complete configuration of 
 LATER_EVALUATION = Entry("config_evaluation.yaml", "of an evaluation that was started here later", always=False)
 
 SWEPT: Entries = (
-    Entry("README.txt", "this text"),
-    Entry("command.txt", "every start: time, host, processes, job of Slurm, command line"),
+    *DESCRIBED,
     Entry("config.yaml", "what all trainings have in common"),
-    Entry("environment.txt", "versions and hardware of the last start"),
     Entry("masks*_boxes*-seed*/", "one run each, with a README.txt of its own"),
     Entry("masks*_boxes*-seed*.out", "what each of them printed"),
     Entry("label_budget.json", "the results: accuracies and hours of labelling of every finished run"),
@@ -85,10 +86,8 @@ SWEPT: Entries = (
     Entry("label_budget.png", "accuracy against the cost of the labels"),
 )
 PSEUDO_LABELLED: Entries = (
-    Entry("README.txt", "this text"),
-    Entry("command.txt", "every start: time, host, processes, job of Slurm, command line"),
+    *DESCRIBED,
     Entry("config.yaml", "the configuration of the model that labelled"),
-    Entry("environment.txt", "versions and hardware of the last start"),
     Entry("log.txt", "the log, with the time left"),
     Entry("train.json", "the part dataset: annotated and predicted labels; info.pseudo_labels says how they were made"),
     Entry("images", "a link to the photographs"),

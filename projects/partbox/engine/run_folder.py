@@ -24,7 +24,8 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
 
 from partbox.evaluation.record_files import RecordsError, read_object, writing
-from partbox.files import lock, write_lines, write_text
+from partbox.files import write_lines, write_text
+from partbox.locks import lock
 from partbox.processes import is_main, on_main, rank, world_size
 
 from .checkpoint import resumable_files

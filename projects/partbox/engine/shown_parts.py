@@ -9,8 +9,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn import functional
 
+from partbox.colours import Colour, bare_name, colours_of
 from partbox.modeling import PartClassifier
-from partbox.visualization.colours import Colour, bare_name, colours_of
 from partbox.visualization.pictures import ShownPart
 
 

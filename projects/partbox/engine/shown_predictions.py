@@ -11,10 +11,10 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from torch import nn
 
+from partbox.colours import Colour, colours_of
 from partbox.data import PartDataset, get_part_dataset
 from partbox.data.image_files import VerifyLevel
 from partbox.data.mapper import PartDatasetMapper
-from partbox.visualization.colours import Colour, colours_of
 from partbox.visualization.pictures import ShownPart
 
 from .build import build_classifier, check_true_parts

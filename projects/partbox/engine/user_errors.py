@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 3.0  # seconds in which the first process says what all of them have found
+PATIENCE = 15.0  # seconds in which the first process finds and says what all of them find, and ends them
 
 Errors = tuple[type[Exception], ...]
 

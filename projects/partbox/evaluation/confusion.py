@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 Entries = list[list[int]]  # [true, found, pixels]
 
@@ -28,6 +27,9 @@ class Overlap(NamedTuple):
 
 def confusion_entries(found: Tensor, target: Tensor, classes: int, ignore: int) -> Entries | None:
     """The non-zero entries of one image's confusion matrix, (H, W) int64 each; None without a labelled pixel."""
+    # here, because it takes a third of a second, with which every process of every run would begin
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     if not bool((target != ignore).any()):
         return None
     matrix = multiclass_confusion_matrix(found[None], target[None], classes, ignore_index=ignore)

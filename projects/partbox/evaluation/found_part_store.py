@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from partbox.files import lock
+from partbox.locks import lock
 
 from .found_parts import FoundPart
 from .record_files import RecordsError, writing

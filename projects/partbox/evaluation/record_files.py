@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from partbox.files import lock, write_atomically
+from partbox.files import write_atomically
+from partbox.locks import lock
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

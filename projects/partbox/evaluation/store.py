@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from partbox.files import lock, write_text
+from partbox.files import write_text
+from partbox.locks import lock
 
 from .example_files import from_arrays, to_arrays
 from .examples import Example

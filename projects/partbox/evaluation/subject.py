@@ -120,6 +120,9 @@ class ClassifierSubject:
             raise ValueError(f"{on_parts[0]} attacks part masks, and this model's extractor gives none")
         if on_parts and is_oracle(self.model):
             raise ValueError(f"{on_parts[0]} attacks part masks, and those of an oracle stay what they are")
+        folded = [perturbation.name for perturbation in perturbations if perturbation.settings.get("fold_batch_norm")]
+        if folded and is_oracle(self.model):
+            raise ValueError(f"{folded[0]}: fold_batch_norm needs a network, and an oracle is a function of its batch")
         for perturbation in perturbations:
             goal = perturbation.settings.get("goal") if perturbation.on_parts else None
             if goal == "guided" and self.guides is None:

@@ -1,7 +1,6 @@
 """Trained models as ONNX files that run without torch, detectron2 and partbox."""
 
-from .build import weights_of
 from .errors import ExportError
 from .export import Exported, ExportOptions, export_onnx
 
-__all__ = ["ExportError", "ExportOptions", "Exported", "export_onnx", "weights_of"]
+__all__ = ["ExportError", "ExportOptions", "Exported", "export_onnx"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,26 +11,13 @@ from maskdino_ext.dino import DINO
 from maskdino_ext.maskdino import MaskDINO
 from partbox.data.catalog import register_dataset_file
 from partbox.engine.build import build_classifier
-from partbox.engine.checkpoint import CheckpointError, read_checkpoint
+from partbox.engine.checkpoint import read_checkpoint
 from partbox.engine.checks import FIXED_SIZE
 from partbox.engine.detectors import build_detector, class_count, is_segmenter
-from partbox.engine.hooks.best_checkpoint import BEST, FINAL
 from partbox.engine.setup import load_dataset
 
 from .errors import ExportError
 from .graphs import ClassifierGraph, Graph, OneByOneGraph, SegmenterGraph, TransformerGraph
-
-
-def weights_of(run: Path) -> str:
-    """The weights that an evaluation of a run would take.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    for name in (BEST, FINAL):
-        if (run / name).is_file():
-            return str(run / name)
-    raise CheckpointError(f"--run {run}: there is neither {BEST} nor {FINAL}; finish the training, or give --weights")
 
 
 def build_graph(cfg: CfgNode, weights: str, *, size: tuple[int, int] | None = None, parts: bool = True) -> Graph:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from partbox.colours import PALETTE, RIGHT, WRONG, colours_of
+
 from .examples import FOLDER, Example, read_examples
 from .learning_curves import save_figure
 
-RIGHT, WRONG = "#00704f", "#b33a00"
 MOST_BOXES = 12  # of an image, the surest: more hide it
 
 
-def part_colours(part_map: np.ndarray) -> np.ndarray:
+def coloured(part_map: np.ndarray, part_names: Sequence[str]) -> np.ndarray:
     """Parts as colours, (H, W) int -> (H, W, 4) in [0, 1]; the background is transparent."""
-    palette = colormaps["tab20"]
-    colours = palette((part_map - 1) % 20).astype(np.float32)
-    colours[..., 3] = np.where(part_map > 0, 0.6, 0.0)
-    return colours
+    palette = np.array([(0.0, 0.0, 0.0, 0.0), *((*colour, 0.6) for colour in colours_of(part_names))], np.float32)
+    return palette[part_map]
 
 
 def save_example_pictures(folder: str | Path, *, most_images: int = 8, most_perturbations: int = 4) -> Path | None:
@@ -72,11 +71,11 @@ def _draw(axes: Axes, example: Example, kind: str) -> None:
         axes.set_title(_title(example), fontsize=8, color=color, parse_math=False)
         return
     if example.part_map is not None:
-        axes.imshow(part_colours(example.part_map), interpolation="nearest")
-    numbers = {name: number for number, name in enumerate(example.part_names, start=1)}
+        axes.imshow(coloured(example.part_map, example.part_names), interpolation="nearest")
+    shades = dict(zip(example.part_names, colours_of(example.part_names), strict=True))
     for found in example.boxes[:MOST_BOXES]:
         x0, y0, x1, y1 = found.box
-        shade = colormaps["tab20"]((numbers.get(found.name, 1) - 1) % 20)
+        shade = shades.get(found.name, PALETTE[0])
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=shade, linewidth=1))
         text = f"{found.name} {found.score:.0%}"
         behind = {"facecolor": shade, "alpha": 0.7, "pad": 0.5, "linewidth": 0}

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from partbox.colours import bare_name
 from partbox.data import PartDataset
 from partbox.data.part_json_entry import near_matches
 from partbox.data.part_json_types import PART_LABELS
 
-from .colours import bare_name
 from .labels import part_names
 
 Record = dict[str, Any]

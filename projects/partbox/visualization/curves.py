@@ -10,7 +10,8 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .colours import OKABE_ITO
+from partbox.colours import OKABE_ITO
+
 from .pictures import PLAIN_TEXT
 
 LABELS = {"passes": "forward passes of the attack", "steps": "steps of the attack", "eps": "eps"}

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
+from partbox.colours import Colour, colours_of
 from partbox.data import PartDataset
 from partbox.data.image_files import read_rgb
 from partbox.data.loader import UNREADABLE
 from partbox.data.part_map import decode_mask
 
-from .colours import Colour, colours_of
 from .pictures import ShownPart
 
 Record = Mapping[str, Any]

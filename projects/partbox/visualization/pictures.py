@@ -15,9 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from partbox.colours import Colour
 from partbox.files import write_atomically
-
-from .colours import Colour
 
 SHORTEST = 360  # pixels of a drawn picture's shorter side: names must be readable on small images
 LARGEST_SCALE = 12.0

@@ -12,9 +12,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from partbox.colours import OKABE_ITO, colours_of
 from partbox.files import write_atomically
 
-from .colours import OKABE_ITO, colours_of
 from .pictures import PLAIN_TEXT
 from .statistics_text import Statistics
 

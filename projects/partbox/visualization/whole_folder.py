@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from partbox.files import write_text
+from partbox import files
 
 RECORD = "visualization.json"
 """The file that says what a folder of pictures shows; only a folder with one is replaced."""
@@ -54,39 +52,13 @@ def whole_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_output(output, overwrite=overwrite)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise OutputError(f"--output {output} cannot be made: {error.strerror or error}") from error
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp makes folders for their owner alone
-        check_output(output, overwrite=overwrite)
-        _put(temporary, output)
+        with files.whole_folder(output) as folder:
+            yield folder
+            check_output(output, overwrite=overwrite)  # somebody may have put something there meanwhile
     except OSError as error:
         raise OutputError(f"--output {output} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put(temporary: Path, output: Path) -> None:
-    """Rename the new folder to its place; the old one is deleted when the new one stands there."""
-    if not output.is_dir():
-        temporary.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp")) / output.name
-    output.rename(old)
-    try:
-        temporary.rename(output)
-    except OSError:
-        old.rename(output)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def write_record(folder: Path, content: dict[str, Any]) -> None:
     """Write what the folder shows."""
-    write_text(folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    files.write_text(folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from partbox.colours import RIGHT, WRONG
 from partbox.modeling import PartClassifier
-from partbox.visualization.colours import RIGHT, WRONG
 from partbox.visualization.pictures import Panel, draw_parts, sheet
 
 from ..shown_parts import parts_of_classifier

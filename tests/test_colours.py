@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from partbox.visualization.colours import OKABE_ITO, PALETTE, RIGHT, WRONG, bare_name, colours_of
+from partbox.colours import OKABE_ITO, PALETTE, RIGHT, WRONG, bare_name, colours_of
 
 # Machado, Oliveira, Fernandes (2009), severity 1, on linear RGB.
 VISION = {
