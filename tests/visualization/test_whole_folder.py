@@ -69,6 +69,19 @@ def test_somebody_elses_folder_is_never_replaced(tmp_path):
         fill(tmp_path / "link", "one", overwrite=True)
 
 
+def test_what_somebody_puts_there_meanwhile_stays(tmp_path):
+    def meanwhile():
+        with whole_folder(tmp_path / "new", overwrite=True) as folder:
+            write_record(folder, {})
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "thesis.tex").write_text("years")
+
+    with pytest.raises(OutputError, match="was not made by this tool"):
+        meanwhile()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["thesis.tex"]
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
 def test_a_folder_that_cannot_be_made_is_an_error_in_words(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="new cannot be written: "):
