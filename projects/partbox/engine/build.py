@@ -41,7 +41,6 @@ from .objectives import (
 )
 from .objectives.weight_perturbation import WeightPerturbation
 from .setup import load_config, load_dataset
-from .tracking.adversarial_pictures import AdversarialPictures
 
 logger = logging.getLogger(__name__)
 
@@ -419,6 +418,8 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
         watched = track(loader, len(mine), "validation", "batch", shown=rank() == 0)
         if not drawn or not isinstance(model, PartClassifier):
             return validate(model, watched, attack, shared=True)
+        from .tracking.adversarial_pictures import AdversarialPictures  # and matplotlib
+
         pictures = AdversarialPictures(model, drawn)
         return replace(validate(model, watched, attack, shared=True, look=pictures), picture=pictures.picture())
 
