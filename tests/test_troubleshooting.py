@@ -10,7 +10,7 @@ from part_dataset_files import forget_builtin_datasets
 from trouble import PROVOKED, template
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
-SECTIONS = ["Installing", "Data", "Training", "Evaluation", "Several processes and Slurm"]
+SECTIONS = ["Installing", "Data", "Training", "Evaluation", "Export", "Several processes and Slurm"]
 
 
 def entries() -> dict[str, dict[str, str]]:
