@@ -325,3 +325,18 @@ def test_the_page_prints(browser, report, tmp_path):
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
     page.close()
+
+
+def test_nothing_is_cut_off_on_paper(browser, crowded, report):
+    """A4 with the margins of the style: what scrolls on a screen has to fit, and no number is broken."""
+    page = browser.new_page(viewport={"width": 703, "height": 1000})
+    for file in (crowded, report):
+        page.goto(file.as_uri())
+        page.emulate_media(media="print")
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 703, file
+        tall = page.locator("td .value").evaluate_all(
+            "all => all.filter(one => one.getClientRects().length > 1).length"
+        )
+        assert tall == 0
+    page.close()

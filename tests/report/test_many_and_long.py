@@ -326,3 +326,14 @@ def test_means_over_corruptions_stand_side_by_side(tmp_path: Path) -> None:
         assert found[run.name, "mCE (AlexNet on ImageNet-C = 100 %)"] == means["mean_corruption_error"]
     assert len(found) == 8
     assert not [1 for has, _ in page_of(tmp_path, runs[0]).all("td") if "data-mean" in has]
+
+
+def test_most_of_a_picture_is_its_plot(tmp_path: Path) -> None:
+    """A layout once left as much room above the legend as the legend takes; with ten models nothing was left."""
+    runs = [write_run(tmp_path / f"run {i}", FOOLED, config={"X": i}) for i in range(10)]
+    for has, _ in page_of(tmp_path, *runs).all("img", class_="plot"):
+        source = base64.b64decode(has["src"].split(",")[1]).decode()
+        height = float(re.search(r'height="([\d.]+)pt"', source).group(1))
+        frame = re.search(r'id="patch_2">\s*<path d="([^"]*)"', source).group(1)
+        rows = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", frame)]
+        assert max(rows) - min(rows) > height - 10 * 0.18 * 72 - 100, has["alt"][:40]

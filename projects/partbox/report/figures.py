@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from .measures import MAIN, MEASURES, Measure, Measured, Value, is_unreliable, threats_of, unreliable_threats
@@ -150,14 +151,16 @@ def _eps_picture(norm: str, measure: Measure, curves: Sequence[Curve], title: st
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(curves)), layout="constrained")
         axes = figure.subplots()
+        single = len({curve.attack for curve in curves}) == 1 and title.endswith(curves[0].attack)
         for curve, style in zip(curves, _styles(curves), strict=True):
-            _draw_curve(axes, curve, scale, f"{names[curve.model]} · {curve.attack}", style)
+            label = names[curve.model] if single else f"{names[curve.model]} · {curve.attack}"
+            _draw_curve(axes, curve, scale, label, style)
         name = "AP" if "AP" in measure.title else measure.title
         axes.set(xlabel=f"eps{unit} ({norm}); 0 = clean", ylabel=name, xlim=(0, None))
         axes.set_title(title, fontsize=11, wrap=True)
         axes.grid(alpha=0.3)
         axes.set_ylim(0, min(max(1.12 * axes.dataLim.y1, 1), 103))
-        figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=3.5)
         source = svg_source(figure)
     words = "; ".join(curve.words(scale, unit) for curve in curves)
     caption = f"{title}. Bars: 95 % intervals." + f" {HOLLOW}" * any(curve.unreliable for curve in curves)
@@ -185,7 +188,7 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, label: str, style: tuple
     xs = [scale * eps for eps, _ in curve.points]
     ys = [value.percent for _, value in curve.points]
     errors = [_bars(value) for _, value in curve.points]
-    axes.errorbar(
+    drawn = axes.errorbar(
         xs,
         ys,
         yerr=[[low for low, _ in errors], [high for _, high in errors]],
@@ -197,13 +200,21 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, label: str, style: tuple
         clip_on=False,
         label=label,
     )
+    _leave_alone(drawn)
     hollow = [place for place, (eps, _) in enumerate(curve.points) if eps in curve.unreliable]
     _draw_hollow(axes, [xs[place] for place in hollow], [ys[place] for place in hollow], colour, marker)
 
 
 def _draw_hollow(axes: Axes, xs: Sequence[float], ys: Sequence[float], colour: str, marker: str) -> None:
     """Markers of unreliable numbers, over those that are there."""
-    axes.plot(xs, ys, marker, color=colour, markerfacecolor="white", clip_on=False, zorder=5)
+    (drawn,) = axes.plot(xs, ys, marker, color=colour, markerfacecolor="white", clip_on=False, zorder=5)
+    drawn.set_in_layout(False)
+
+
+def _leave_alone(drawn: ErrorbarContainer) -> None:
+    """What may stick out of the axes a little is left out of the layout, which would make room for far more."""
+    for artist in drawn.get_children():
+        artist.set_in_layout(False)
 
 
 def _bars(value: Value) -> tuple[float, float]:
@@ -256,7 +267,7 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
             across, up = _bars(point.clean), _bars(point.robust)
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             x, y = point.clean.percent, point.robust.percent
-            axes.errorbar(
+            drawn = axes.errorbar(
                 x,
                 y,
                 xerr=[[across[0]], [across[1]]],
@@ -267,8 +278,10 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
                 linestyle="",
                 elinewidth=0.9,
                 capsize=2,
+                clip_on=False,
                 label=names[point.model],
             )
+            _leave_alone(drawn)
             if point.unreliable:
                 _draw_hollow(axes, [x], [y], colour, marker)
         low, high = axes.get_xlim()
@@ -277,10 +290,10 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
         axes.set_xlim(low, high)
         axes.set_ylim(0, min(max(axes.dataLim.y1, 1) * 1.05, 103))
         what = "worst case" if measure.key == "accuracy" else "lowest of its attacks"
-        axes.set(xlabel=f"clean {measure.title}", ylabel=f"{measure.title} under {threat}, {what}")
+        axes.set(xlabel=f"clean {measure.title}", ylabel=f"{measure.title} under {threat}\n({what})")
         axes.set_title(f"Clean against robust, {threat}", fontsize=11)
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=3.5)
         source = svg_source(figure)
     words = "; ".join(
         f"{one.model}: clean {one.clean.shown}, under attack {one.robust.shown}" + " (unreliable)" * one.unreliable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from partbox.files import write_text
@@ -170,6 +172,7 @@ def render(page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = breakable
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template("report.html").render(
@@ -181,6 +184,11 @@ def render(page: Mapping[str, Any]) -> str:
     )
     # a name of a file that is no UTF-8 has half a character, which no page can hold
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def breakable(name: Any) -> Markup:
+    """A name that may be broken behind its own signs; escaped."""
+    return Markup(re.sub(r"([_/:.\-]+)(?=\w)", r"\1<wbr>", str(escape(name))))
 
 
 def _has(page: Mapping[str, Any], anchor: str) -> bool:
