@@ -159,6 +159,7 @@ def evaluate_subject(
     results["seconds"] = time.perf_counter() - started
     _write(cfg, results, outcome)
     _write_examples(cfg, outcome, facts["class_names"], part_names)
+    track_evaluation(cfg, outcome, class_names=facts["class_names"], part_names=part_names)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
     return results, outcome
@@ -170,7 +171,6 @@ def _write(cfg: CfgNode, results: Mapping[str, Any], outcome: Evaluation) -> Non
         write_records(folder / "records.jsonl", outcome.records)
     with writing(folder / "results.json", "results"):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
-    track_evaluation(cfg, outcome.results, outcome.records)
 
 
 def _write_examples(cfg: CfgNode, outcome: Evaluation, class_names: Sequence[str], part_names: Sequence[str]) -> None:

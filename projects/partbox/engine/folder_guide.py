@@ -69,7 +69,7 @@ PICTURES: Entries = (
     Entry("examples.png", "some of them on one page", always=False),
 )
 TRACKED: Entries = (
-    Entry("attack_curves/", "for TensorBoard: the results against the strength of the attacks", always=False),
+    Entry("attack_curves/", "for TensorBoard: results by strength of the attacks, attacked images", always=False),
     Entry("wandb/", "files of wandb (TRACKING.WANDB)", always=False),
     Entry("wandb_run.json", "the id of its run", always=False),
 )

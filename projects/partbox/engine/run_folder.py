@@ -33,8 +33,11 @@ from .checks import ConfigError
 from .folder_guide import evaluation_guide, training_guide
 from .setup import default_config
 from .slurm.job import own_job
-from .tracking.wandb_run import is_tracked, open_run
+from .tracking.guarded_writer import GuardedWriter
+from .tracking.wandb_run import open_run
 from .tracking.wandb_writer import WandbWriter
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 WINDOW = 20  # iterations of the median of a smoothed scalar
@@ -336,20 +339,27 @@ class LogLines(CommonMetricPrinter):
             super().write()
 
 
-def writers(cfg: CfgNode, start: int) -> list[EventWriter]:
+def writers(cfg: CfgNode, start: int, *, resumed: bool) -> list[EventWriter]:
     """Log lines with the time left, ``metrics.json``, wandb where it is asked for, TensorBoard.
 
-    What the files tell of ``start`` and later is dropped.
+    What the files tell of ``start`` and later is dropped. The last two may fail while the run goes on.
 
     Raises:
-        ConfigError: wandb cannot begin.
+        ConfigError: wandb cannot begin. Of a run that is ``resumed`` that is an ERROR in the log: it goes on without.
     """
     metrics = Path(cfg.OUTPUT_DIR) / METRICS
     _drop_metrics_from(metrics, start)
-    tracked = [WandbWriter(open_run(cfg), window=WINDOW)] if is_tracked(cfg) else []
+    try:
+        tracked = open_run(cfg)
+    except (ConfigError, RecordsError) as error:
+        if not resumed:
+            raise
+        logger.error("%s. The training goes on, untracked by wandb", error)
+        tracked = None
     return [
         LogLines(cfg.SOLVER.MAX_ITER),
         JSONWriter(str(metrics), window_size=WINDOW),
-        *tracked,  # before TensorBoard's, which takes the pictures out of the storage
-        TensorboardXWriter(cfg.OUTPUT_DIR, window_size=WINDOW, purge_step=start),
+        # before TensorBoard's, which takes the pictures out of the storage
+        *([] if tracked is None else [WandbWriter(tracked, window=WINDOW)]),
+        GuardedWriter(TensorboardXWriter(cfg.OUTPUT_DIR, window_size=WINDOW, purge_step=start), "TensorBoard"),
     ]
