@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 import partbox
-from partbox.arguments import ArgumentParser
+from partbox.arguments import ArgumentParser, examples_of
 from partbox.colours import RIGHT, WRONG
 from partbox.data import PartDataset, PartDatasetError, get_part_dataset
 from partbox.data.image_files import VERIFY_LEVELS
@@ -46,8 +46,10 @@ from partbox.engine.setup import load_config
 from partbox.engine.shown_predictions import Shower, build_shower
 from partbox.engine.user_errors import errors_as_sentences
 from partbox.files import write_text
+from partbox.folder_readme import README
 from partbox.visualization.choice import SelectionError, choose_images
 from partbox.visualization.gallery import Gallery, save_gallery
+from partbox.visualization.guide import visualization_guide
 from partbox.visualization.labels import labelled_parts, labels_in_words, part_colours
 from partbox.visualization.pictures import Panel, draw_parts
 from partbox.visualization.statistics import dataset_statistics, shared_photographs
@@ -55,6 +57,7 @@ from partbox.visualization.statistics_plot import save_statistics_plot
 from partbox.visualization.statistics_text import statistics_text
 from partbox.visualization.whole_folder import OutputError, check_output, whole_folder, write_record
 
+TOOL = "tools/visualize_parts.py"
 USER_ERRORS = (CheckpointError, ConfigError, OutputError, PartDatasetError, SelectionError)
 
 
@@ -67,7 +70,9 @@ def parse_arguments() -> argparse.Namespace:
         ("statistics", "numbers of one or several files, side by side"),
         ("predictions", "pictures of what a model finds, beside the labels"),
     ):
-        parsers[name] = kinds.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=EPILOG)
+        parsers[name] = kinds.add_parser(
+            name, help=what, description=f"{what.capitalize()}.", epilog=examples_of(__doc__, TOOL, name)
+        )
     parsers["statistics"].add_argument("--dataset", required=True, nargs="+", metavar="NAME", help="one or several")
     for name in ("labels", "predictions"):
         add_choice_arguments(parsers[name])
@@ -82,9 +87,6 @@ def parse_arguments() -> argparse.Namespace:
     if what == "predictions" and arguments.config_file is not None and arguments.weights is None:
         parser.error("--config-file needs --weights")
     return arguments
-
-
-EPILOG = "Examples: python tools/visualize_parts.py --help"
 
 
 def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +253,7 @@ def main() -> None:
     show = {"labels": show_labels, "statistics": show_statistics, "predictions": show_predictions}[arguments.what]
     with whole_folder(arguments.output, overwrite=arguments.overwrite) as folder:
         text = show(arguments, folder)
+        write_text(folder / README, visualization_guide(arguments.what, sys.argv))
     print(f"{text}\n\n{arguments.output}: {', '.join(sorted(path.name for path in arguments.output.iterdir()))}")
 
 
