@@ -83,7 +83,9 @@ def write_report(
     """
     resampling = Resampling(seed, resamples)
     results = read_results(folders)
-    page = page_of(results, Measured(group_by_seed(results.runs), resampling))
+    measured = Measured(group_by_seed(results.runs), resampling)
+    measured.prepare()
+    page = page_of(results, measured)
     bare = len(render({**page, "gallery": Gallery()}).encode())
     if bare > most_bytes:
         raise ReportError(

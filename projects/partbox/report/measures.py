@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from partbox.progress import track
+
 from .intervals import Interval, Resampling, iou_intervals, ratio_interval
 from .models import Model
 from .part_overlaps import EVALUATORS, Overlaps, read_overlaps
@@ -112,6 +114,13 @@ class Measured:
     resampling: Resampling
     _values: dict[tuple[str, ...], Value | None] = field(default_factory=dict)
     _overlaps: dict[str, dict[tuple[str, str], Overlaps]] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Compute every number under every perturbation: with many images minutes, so it says how far it is."""
+        pairs = [(model, name) for model in self.models for name in model.runs[0].entries]
+        for model, name in track(pairs, len(pairs), "computing intervals", "perturbation"):
+            for measure in MEASURES:
+                self.value(model, name, measure)
 
     def value(self, model: Model, perturbation: str, measure: Measure) -> Value | None:
         """A measure under a perturbation; None where a run of the model does not have it."""
