@@ -38,6 +38,14 @@ def test_the_page_is_sorted_by_when_it_happens_and_holds_every_entry():
     assert len(TEXTS) == sum(map(len, entries().values())), "a title stands twice"
 
 
+def test_the_contents_lead_to_every_entry():
+    """The links themselves are checked with those of all pages."""
+    contents = PAGE.read_text(encoding="utf-8").split("\n## ")[0]
+    listed = re.findall(r"(?m)^(?:- \*\*(.+)\*\*|  - \[(.+)\]\(#.+\))$", contents)
+    expected = [name for section, texts in entries().items() for name in (section, *texts)]
+    assert [section or title for section, title in listed] == expected
+
+
 @pytest.mark.parametrize("title", TEXTS)
 def test_the_message_is_still_printed(title, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

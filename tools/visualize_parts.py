@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 
 import partbox
-from partbox.arguments import ArgumentParser
+from partbox.arguments import ArgumentParser, examples_of
 from partbox.colours import RIGHT, WRONG
 from partbox.data import PartDataset, PartDatasetError, get_part_dataset
 from partbox.data.image_files import VERIFY_LEVELS
@@ -49,8 +49,10 @@ from partbox.engine.setup import load_config
 from partbox.engine.shown_predictions import Shower, build_shower
 from partbox.engine.user_errors import errors_as_sentences
 from partbox.files import write_text
+from partbox.folder_readme import README
 from partbox.visualization.choice import SelectionError, choose_images, named_images
 from partbox.visualization.gallery import Gallery, save_gallery
+from partbox.visualization.guide import visualization_guide
 from partbox.visualization.labels import labelled_parts, labels_in_words, part_colours
 from partbox.visualization.pictures import Panel, draw_parts
 from partbox.visualization.statistics import dataset_statistics, shared_photographs
@@ -59,6 +61,8 @@ from partbox.visualization.statistics_text import statistics_text
 from partbox.visualization.text import glyph_remarks
 from partbox.visualization.whole_folder import OutputError, check_output, whole_folder, write_record
 
+TOOL = "tools/visualize_parts.py"
+IMAGES = 20  # shown where nobody says how many
 USER_ERRORS = (CheckpointError, ConfigError, OutputError, PartDatasetError, SelectionError)
 
 
@@ -71,7 +75,9 @@ def parse_arguments() -> argparse.Namespace:
         ("statistics", "numbers of one or several files, side by side"),
         ("predictions", "pictures of what a model finds, beside the labels"),
     ):
-        parsers[name] = kinds.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=EPILOG)
+        parsers[name] = kinds.add_parser(
+            name, help=what, description=f"{what.capitalize()}.", epilog=examples_of(__doc__, TOOL, name)
+        )
     parsers["statistics"].add_argument("--dataset", required=True, nargs="+", metavar="NAME", help="one or several")
     for name in ("labels", "predictions"):
         add_choice_arguments(parsers[name])
@@ -86,10 +92,6 @@ def parse_arguments() -> argparse.Namespace:
     if what == "predictions" and arguments.config_file is not None and arguments.weights is None:
         parser.error("--config-file needs --weights")
     return arguments
-
-
-EPILOG = "Examples: python tools/visualize_parts.py --help"
-IMAGES = 20
 
 
 def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +275,7 @@ def main() -> None:
     show = {"labels": show_labels, "statistics": show_statistics, "predictions": show_predictions}[arguments.what]
     with whole_folder(arguments.output, overwrite=arguments.overwrite) as folder:
         text = show(arguments, folder)
+        write_text(folder / README, visualization_guide(arguments.what, sys.argv))
     print(f"{text}\n\n{arguments.output}: {', '.join(sorted(path.name for path in arguments.output.iterdir()))}")
 
 

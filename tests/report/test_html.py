@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from report_runs import PGD, SQUARE, Page, write_examples, write_run
 
+from partbox import progress
 from partbox.report import ReportError, write_report
 from partbox.report.intervals import Resampling, ratio_interval
 
@@ -448,3 +450,13 @@ def test_label_cost_has_the_numbers_of_the_sweep(tmp_path: Path) -> None:
     assert any(f"2.5 hours: {mean:.1f}" in has["alt"] for has, _ in page.all("img", class_="plot"))
     assert {has["data-model"] for has, _ in cells(page)} == {"masks0_boxes0-seed1", "masks0_boxes0.5 (2 seeds)"}
     assert any("masks0_boxes1-seed1 is not finished" in text for _, text in page.all("li"))
+
+
+def test_the_intervals_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logging.getLogger("partbox"), "handlers", [])
+    runs = [write_run(tmp_path / name, verdicts(), config={"X": name}) for name in "ab"]
+    page_of(tmp_path, *runs)
+    said = capsys.readouterr().err
+    assert re.search(r"computing intervals: 1 of 4 perturbations, about \d.* left", said)
+    assert "computing intervals: 4 of 4 perturbations after" in said

@@ -216,7 +216,7 @@ def pgd_table(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel
     runs = pgd_runs(model, test, threat)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     robust = {}
-    for repeat in range(repeats + 1):
+    for repeat in track(range(repeats + 1), repeats + 1, "measuring", "repeat"):
         # another order each time: what runs after an expensive neighbour finds another cache and another clock
         for name in sorted(runs, key=lambda name: hash_of(name, repeat)):
             run = runs[name]
@@ -243,7 +243,8 @@ def autoattack_table(
     rows = []
     for network, model in networks.items():
         measured = {}
-        for name, run in autoattack_runs(model, test, threat, accelerated).items():
+        runs = autoattack_runs(model, test, threat, accelerated)
+        for name, run in track(runs.items(), len(runs), f"attacking the {network} network", "run"):
             start = time.process_time()
             robust = run()
             measured[name] = (time.process_time() - start, robust)

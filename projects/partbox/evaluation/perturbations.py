@@ -208,6 +208,13 @@ def _refuse_unknown(name: str, given: Mapping[str, Any], known: Sequence[str]) -
         raise ValueError(f"the perturbation {name} has no setting {listed}{has}{did_you_mean(strange[0], known)}")
 
 
+def without_name(spec: object) -> str:
+    """The sentence on a perturbation that does not say which one it is."""
+    meant = nearest("name", spec) if isinstance(spec, Mapping) else []
+    hint = f"; write name instead of {meant[0]}" if meant else ""
+    return f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}{hint}"
+
+
 def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
     """Build one perturbation from its configuration.
 
@@ -215,12 +222,10 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
         ValueError: unknown name, unknown or missing key, or a setting out of range.
     """
     if not isinstance(spec, Mapping) or "name" not in spec:
-        meant = nearest("name", spec) if isinstance(spec, Mapping) else []
-        hint = f"; write name instead of {meant[0]}" if meant else ""
-        raise ValueError(f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}{hint}")
+        raise ValueError(without_name(spec))
     rest = dict(spec)
     name = rest.pop("name")
-    if name not in BUILDERS:
+    if not isinstance(name, str) or name not in BUILDERS:
         raise ValueError(unknown("perturbation", name, (*BUILDERS, FAMILY)))
     _refuse_unknown(name, rest, settings_of(name))
     return BUILDERS[name](rest)

@@ -89,7 +89,9 @@ def write_report(
     resampling, output = Resampling(seed, resamples), Path(output)
     _check_output(output)
     results = read_results(folders)
-    page = page_of(results, Measured(group_by_seed(results.runs), resampling))
+    measured = Measured(group_by_seed(results.runs), resampling)
+    measured.prepare()
+    page = page_of(results, measured)
     bare = _without_gallery(page, most_bytes)
     if bare > most_bytes:
         raise ReportError(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from partbox.progress import track
+
 from .intervals import Interval, Resampling, ratio_interval
 from .models import Model
 from .resampled_groups import AP_GROUPS, NO_RECORDS, NO_WIDTH, ResampledGroups
@@ -132,6 +134,13 @@ class Measured:
 
     def __post_init__(self) -> None:
         self.groups = ResampledGroups(self.resampling)
+
+    def prepare(self) -> None:
+        """Compute every number under every perturbation: with many images minutes, so it says how far it is."""
+        pairs = [(model, name) for model in self.models for name in model.runs[0].entries]
+        for model, name in track(pairs, len(pairs), "computing intervals", "perturbation"):
+            for measure in MEASURES:
+                self.value(model, name, measure)
 
     def value(self, model: Model, perturbation: str, measure: Measure) -> Value | None:
         """A measure under a perturbation; None where a run of the model does not have it."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from partbox.suggestions import nearest_files, sentence
+
 ImageId = int | str
 SCHEMA_VERSIONS = (2,)  # of results.json
 RESULTS, RECORDS, BATCHES = "results.json", "records.jsonl", "records"
@@ -155,7 +157,9 @@ def _results_files(source: Path, budgets: dict[Path, Mapping[str, Any]], missing
     elif (source / SWEEP).is_file():
         yield from _cells_of(source, missing)
     elif not source.exists():
-        raise ReportError(f"{source} does not exist: give a run folder or a results file")
+        raise ReportError(
+            f"{source} does not exist{sentence(nearest_files(source)) or ': give a run folder or a results file'}"
+        )
     elif (source / BATCHES).is_dir():
         raise ReportError(
             f"{source} holds an unfinished evaluation (records, and no {RESULTS}): start the same command again, it "
