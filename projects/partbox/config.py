@@ -224,7 +224,7 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     # pictures in all, so fewer images where there are more than 25 perturbations.
     evaluation.EXAMPLES = 24
     evaluation.EXAMPLE_SCORE = 0.3  # boxes of parts or objects with at least this score are kept for pictures
-    # Run folder of another model of the same classes: adversarial images made on it must not be stronger. "" = none.
+    # Run folder of another model of the same kind and classes: images attacked on it must not be stronger. "" = none.
     evaluation.SURROGATE = ""
 
 

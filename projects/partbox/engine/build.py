@@ -267,8 +267,19 @@ def perturbations_of(cfg: CfgNode, target: str = "classifier") -> list[Perturbat
 
 
 def threat_model(cfg: CfgNode) -> ThreatModel:
-    """The threat model that training assumes."""
-    return ThreatModel(cfg.ADVERSARY.NORM, cfg.ADVERSARY.EPS)
+    """The threat model that training assumes.
+
+    Raises:
+        ConfigError: an eps in grey levels.
+        ValueError: another norm, or no number.
+    """
+    threat = ThreatModel(cfg.ADVERSARY.NORM, cfg.ADVERSARY.EPS)
+    if threat.norm == "linf" and threat.eps > 1:
+        raise ConfigError(
+            f"ADVERSARY.EPS is {threat.eps:g}, and pixels lie in [0, 1]: {threat.eps:g} grey levels are "
+            f"{threat.eps:g}/255"
+        )
+    return threat
 
 
 def build_objective(cfg: CfgNode) -> TrainingObjective:

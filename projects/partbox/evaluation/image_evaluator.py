@@ -30,6 +30,7 @@ SHARE = 1.0
 IN_PERCENT = (
     Performance("bbox", "AP", PERCENT),
     Performance("segm", "AP", PERCENT),
+    Performance("keypoints", "AP", PERCENT),
     Performance("sem_seg", "mIoU", PERCENT),
 )
 
