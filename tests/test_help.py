@@ -114,6 +114,14 @@ def test_commands_in_the_documentation_work(document):
         check(one)
 
 
+def test_the_parts_of_cars_are_given_their_class():
+    """Their file names none, and without it the preparation refuses."""
+    texts = [(REPOSITORY / document).read_text() for document in ("README.md", "datasets/README.md")]
+    found = [one for text in texts for one in examples_in(text) if "car_parts" in " ".join(one.words)]
+    cars = [parsed(one) for one in found if one.tool == "datasets/prepare_coco_parts.py"]
+    assert [one.class_name for one in cars] == ["car", "car"]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_no_command_starts_a_file_that_cannot_be_executed(document):
     """Files of tools have no mode that would let a shell start them: a command names python, or what brings it."""

@@ -124,6 +124,7 @@ def test_a_large_file_says_how_far_it_is_read(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(coco_stream, name, value)
     photographs = stream.photographs()
     next(photographs)
+    photographs.close()
     assert capsys.readouterr().err == "", "it is small"
     monkeypatch.setattr(coco_stream, "_TOLD_FROM", 0)
     assert len(list(stream.photographs())) == 2_000
