@@ -167,6 +167,11 @@ def shown(page: Page) -> list[dict[str, str]]:
     return data
 
 
+def at_a_time(page: Page) -> int:
+    """How many examples are shown before more are asked for."""
+    return 12 if page.viewport_size == PHONE else 24
+
+
 def fitting(page: Page) -> list[dict[str, str]]:
     """The data of all examples that fit, in order: asked for a page at a time until there are no more."""
     while page.locator("#more-gallery").is_visible():
@@ -208,12 +213,13 @@ def test_the_gallery_sorts(watched: Watched, report):
     page.select_option("#sort-gallery", "confident")
     first = [float(one["confidence"]) for one in shown(page)]
     sure = [float(one["confidence"]) for one in fitting(page) if one["confidence"]]
-    assert first == sure[:24], "all are sorted, not those on the screen alone"
+    assert len(first) == at_a_time(page)
+    assert first == sure[: len(first)], "all are sorted, not those on the screen alone"
     assert len(sure) == page.locator("#gallery .example").count() > 24
     assert sure == sorted(sure, reverse=True)
     assert len(set(sure)) > 3
     page.select_option("#sort-gallery", "unsure")
-    assert len(shown(page)) == 24, "from the beginning"
+    assert len(shown(page)) == at_a_time(page), "from the beginning"
     assert [float(one["confidence"]) for one in fitting(page) if one["confidence"]] == sorted(sure)
 
 
@@ -222,18 +228,19 @@ def test_the_gallery_is_shown_a_page_at_a_time_with_the_keyboard(watched: Watche
     count, more = page.locator("#gallery-count"), page.locator("#more-gallery")
     assert count.get_attribute("aria-live") == "polite"
     total = page.locator("#gallery .example").count()
-    assert len(shown(page)) == 24 < total
-    assert count.text_content() == f"{total} of {total} examples fit, the first 24 are shown"
-    assert more.text_content() == f"Show {min(24, total - 24)} more"
+    size = at_a_time(page)
+    assert len(shown(page)) == size < total
+    assert count.text_content() == f"{total} of {total} examples fit, the first {size} are shown"
+    assert more.text_content() == f"Show {min(size, total - size)} more"
     more.focus()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus is visible"
     page.keyboard.press("Enter")
     now = shown(page)
-    assert len(now) == min(48, total)
+    assert len(now) == min(2 * size, total)
     focused = page.evaluate("({...document.activeElement.dataset})")
-    assert focused == now[24], "reading goes on with the first new one"
+    assert focused == now[size], "reading goes on with the first new one"
     page.click("#reset-gallery")
-    assert len(shown(page)) == 24
+    assert len(shown(page)) == size
     page.locator("#rest-gallery").focus()
     page.keyboard.press("Space")
     assert len(shown(page)) == total

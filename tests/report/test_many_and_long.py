@@ -14,6 +14,7 @@ from report_runs import PGD, SQUARE, Page, write_examples, write_run
 
 from partbox.report import ReportError, write_report
 from partbox.report.figures import Curve, _styles, legend_names
+from partbox.report.html import breakable
 from partbox.report.intervals import Resampling
 from partbox.report.measures import Measured
 from partbox.report.models import group_by_seed
@@ -337,3 +338,7 @@ def test_most_of_a_picture_is_its_plot(tmp_path: Path) -> None:
         frame = re.search(r'id="patch_2">\s*<path d="([^"]*)"', source).group(1)
         rows = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", frame)]
         assert max(rows) - min(rows) > height - 10 * 0.18 * 72 - 100, has["alt"][:40]
+
+
+def test_a_name_is_escaped_before_it_may_be_broken() -> None:
+    assert str(breakable("<i>a_b</i>&_c")) == "&lt;i&gt;a_<wbr>b&lt;/<wbr>i&gt;&amp;_<wbr>c"

@@ -49,7 +49,8 @@
   // --- gallery
   var gallery = document.getElementById("gallery");
   if (!gallery) return;
-  var PAGE = 24; // examples at a time: all of them are a very long page on a phone
+  // examples at a time: all of them are a very long page, on a phone above all
+  var PAGE = window.matchMedia("(max-width: 40rem)").matches ? 12 : 24;
   var cards = Array.prototype.slice.call(gallery.querySelectorAll(".example"));
   var filters = { class: "filter-class", verdict: "filter-verdict", perturbation: "filter-perturbation", model: "filter-model" };
   var sorting = document.getElementById("sort-gallery");
