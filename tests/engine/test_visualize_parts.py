@@ -215,7 +215,7 @@ def test_what_is_said_above_a_picture():
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "deeplabv3plus"])
-def test_predictions_of_a_detector_and_a_segmenter(run_tool, example_root, tmp_path, name):
+def test_predictions_of_a_detector_and_a_segmenter(run_tool, example_root, tmp_path, capsys, name):
     cfg = detector_config(name, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", root=example_root)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     names = part_names(get_part_dataset("example_train"))
@@ -227,6 +227,11 @@ def test_predictions_of_a_detector_and_a_segmenter(run_tool, example_root, tmp_p
     assert len(record["pictures"]) == 3
     assert all(one["right"] is None and one["confidence"] is None for one in record["pictures"])
     assert any(one["found"] for one in record["pictures"])
+    assert "do not say what their classes are" not in capsys.readouterr().out
+    torch.save({"model": build_detector(cfg).state_dict(), "iteration": 3}, tmp_path / "weights.pth")  # as detectron2's
+    run_tool("visualize_parts", "predictions", *model, *arguments, "--output", tmp_path / "plain")
+    assert listed(tmp_path / "plain")["pictures"] == record["pictures"]
+    assert "(!) these weights do not say what their classes are" in capsys.readouterr().out
     save_weights(tmp_path / "weights.pth", build_detector(cfg), class_names=names[::-1])
     with pytest.raises(CheckpointError, match="made for other parts"):
         run_tool("visualize_parts", "predictions", *model, *arguments, "--output", tmp_path / "other")

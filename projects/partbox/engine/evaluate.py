@@ -156,20 +156,20 @@ def evaluate_subject(
         self_checks(subject, batches, perturbations, outcome, images=cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, seed=seed)
     document = _document(cfg, subject, outcome, images=(len(records), dataset_images))
     results = {**document, **facts, "seconds": time.perf_counter() - started}
-    _write(cfg, results, outcome)
-    _write_examples(cfg, outcome, facts["class_names"], part_names)
+    _write(cfg, results, outcome, part_names)
     track_evaluation(cfg, outcome, class_names=facts["class_names"], part_names=part_names)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
     return results, outcome
 
 
-def _write(cfg: CfgNode, results: Mapping[str, Any], outcome: Evaluation) -> None:
+def _write(cfg: CfgNode, results: Mapping[str, Any], outcome: Evaluation, part_names: Sequence[str]) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     with writing(folder / "records.jsonl"):
         write_records(folder / "records.jsonl", outcome.records)
     with writing(folder / "results.json", "results"):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
+    _write_examples(cfg, outcome, results["class_names"], part_names)
 
 
 def _write_examples(cfg: CfgNode, outcome: Evaluation, class_names: Sequence[str], part_names: Sequence[str]) -> None:

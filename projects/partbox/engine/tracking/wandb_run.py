@@ -109,7 +109,7 @@ def open_run(cfg: CfgNode) -> Any:
     try:
         import wandb
 
-        # without an account wandb would ask for one where there is a terminal, and wait for an answer for ever
+        # without an account wandb asks for one where it may speak and there is a terminal: no job may wait for that
         if mode == "online" and not wandb.login(prompt=False, verify=False):
             raise wandb.errors.UsageError("nobody has logged in on this machine")
         run = wandb.init(
