@@ -62,7 +62,7 @@ def _values_of_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {path} {what}{sentence(nearest_files(path))}")
     try:
         contents = CfgNode.load_yaml_with_base(str(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(contents, dict):
         raise ConfigError(f"{path} must be a mapping of configuration keys")
