@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from part_dataset_files import forget_builtin_datasets
 
 import partbox
 from partbox.api.evaluation import specs_of
@@ -54,14 +57,17 @@ def test_a_classifier_gets_the_numbers_of_the_tool(run_tool, classifier_run, tmp
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "deeplabv3plus"])
-def test_a_detector_or_segmenter_gets_the_numbers_of_the_tool(run_tool, detector_run, tmp_path, name):
+def test_a_detector_or_segmenter_gets_the_numbers_of_the_tool(run_tool, detector_run, tmp_path, capsys, name):
     attack = "segmentation-pgd" if name == "deeplabv3plus" else "detector-pgd"
     attacks = [{"name": attack, "eps": "8/255", "steps": 2}, {"name": "corruption", "kind": "snow", "severity": 2}]
     run = detector_run(name)
     options = ["MODEL.WEIGHTS", run / "model_final.pth", "OUTPUT_DIR", tmp_path / "tool"]
     options += ["ROBUST_EVAL.PERTURBATIONS", attacks]
     run_tool("train_detector", "--eval-only", "--config-file", run / "config.yaml", *options)
-    found = partbox.evaluate(partbox.load(run), "example_test", attacks, output=tmp_path / "python")
+    capsys.readouterr()
+    model = partbox.load(run)
+    found = partbox.evaluate(model, "example_test", attacks, output=tmp_path / "python")
+    assert "Average Precision" not in capsys.readouterr().out
     by_tool, by_python = results_in(tmp_path / "tool"), results_in(tmp_path / "python")
     assert by_python["results"] == by_tool["results"]
     assert len(by_python["results"]["by_perturbation"]) == 3
@@ -180,14 +186,17 @@ def test_perturbations_are_names_or_mappings(classifier_run, tmp_path):
     specs = specs_of(["clean", given])
     specs[1]["kinds"].append("snow")
     assert given["kinds"] == ["fog"]  # the caller's stay the caller's
-    with pytest.raises(ConfigError, match=r"a name or a mapping.*not 3"):
-        specs_of([3])
+    assert specs_of(iter(["clean"])) == [{"name": "clean"}]
+    for wrong in ([3], 3, None):
+        with pytest.raises(ConfigError, match=r"a name or a mapping.*not (3|None)"):
+            specs_of(wrong)
     with pytest.raises(ConfigError, match="plain numbers and texts"):
         specs_of([{"name": "pgd", "eps": np.float32(0.1)}])
     model = partbox.load(classifier_run("normal"))
     for wrong, words in {
         "pgd": "needs an eps",
         "fgsm": "unknown perturbation 'fgsm'",
+        "corrupton": "unknown perturbation 'corrupton'.*did you mean corruption",
         "segmentation-pgd": "needs an eps",
     }.items():
         with pytest.raises(ConfigError, match=words):
@@ -240,3 +249,115 @@ def test_random_weights_are_called_random(classifier_run):
     found = partbox.evaluate(model, "example_test", "clean")
     assert found.name == "random weights"
     assert found.results["weights"] == ""
+
+
+def test_the_table_names_the_folder_of_the_weights(classifier_run, monkeypatch, tmp_path):
+    """Also where the path does not."""
+    run = classifier_run("normal")
+    monkeypatch.chdir(run)
+    model = partbox.load("config.yaml", weights="model_final.pth")
+    assert partbox.evaluate(model, "example_test", "clean", images=2).name == "run"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert partbox.evaluate(partbox.load(run), "example_test", "clean", images=2, output=".").name == "here"
+
+
+def test_labels_that_were_mended_are_read_again(classifier_run, datasets, tmp_path, monkeypatch):
+    """A program lives longer than a file: neither an old version nor that of another folder is evaluated."""
+    model = partbox.load(classifier_run("normal"))
+    document = json.loads((datasets / "example/test.json").read_text())
+    for name, kept in (("one", 4), ("other", 6)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "images").symlink_to(datasets / "example/images")
+        write_first(tmp_path / name / "test.json", document, kept)
+    monkeypatch.chdir(tmp_path / "one")
+    assert partbox.evaluate(model, "test.json", "clean").results["dataset"] == {
+        "name": "test.json",
+        "images": 4,
+        "of": 4,
+    }
+    monkeypatch.chdir(tmp_path / "other")
+    assert partbox.evaluate(model, "test.json", "clean").results["dataset"]["of"] == 6
+    write_first(tmp_path / "other/test.json", document, 9)
+    assert partbox.evaluate(model, "test.json", "clean").results["dataset"]["of"] == 9
+    unregister_part_dataset("test.json")
+
+
+def write_first(path: Path, document: dict, count: int) -> None:
+    images = document["images"][:count]
+    ids = {image["id"] for image in images}
+    labels = [one for one in document["annotations"] if one["image_id"] in ids]
+    path.write_text(json.dumps({**document, "images": images, "annotations": labels}))
+
+
+def test_the_folder_of_datasets_may_be_said_after_it_was_missed(classifier_run, datasets, monkeypatch, tmp_path):
+    """What the message advises works in the same program."""
+    model = partbox.load(classifier_run("normal"))
+    forget_builtin_datasets()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    (tmp_path / "somewhere").mkdir()
+    (tmp_path / "somewhere/car_parts").symlink_to(datasets / "example")
+    with pytest.raises(partbox.PartDatasetError, match=r"does not exist.*set DETECTRON2_DATASETS"):
+        partbox.evaluate(model, "car_parts_test", "clean")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "somewhere"))
+    assert partbox.evaluate(model, "car_parts_test", "clean").results["dataset"]["of"] == 22
+
+
+def test_random_numbers_and_state_of_the_caller_go_on(classifier_run):
+    model = partbox.load(classifier_run("part_box", "ROBUST_EVAL.SELF_CHECK_IMAGES", "2"))
+    model.module.train()
+    model.module.backbone.eval()
+    threads, drawn = torch.get_num_threads(), []
+    for work in (lambda: None, lambda: partbox.evaluate(model, "example_test", ATTACKS, images=3)):
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        work()
+        drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
+    assert drawn[0] == drawn[1]
+    assert torch.get_num_threads() == threads
+    assert (model.module.training, model.module.backbone.training) == (True, False)
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_an_interrupted_evaluation_goes_on(classifier_run, detector_run, tmp_path, monkeypatch, kind):
+    """Ctrl-C in the middle: what is done is kept, nothing stays locked or logged to, and the end is the same."""
+    if kind == "classifier":
+        run, attack = (
+            classifier_run("normal", "ROBUST_EVAL.BATCH_SIZE", "2"),
+            {"name": "pgd", "eps": "8/255", "steps": 2},
+        )
+    else:
+        run = detector_run("faster_rcnn", "ROBUST_EVAL.BATCH_SIZE", "1")
+        attack = {"name": "detector-pgd", "eps": "8/255", "steps": 2}
+    model, handlers = partbox.load(run), list(logging.getLogger("partbox").handlers)
+    whole = partbox.evaluate(model, "example_test", attack, images=6)
+    method, calls = "forward" if kind == "detector" else "predict_batch", []
+    original = getattr(model.module, method)
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 8 - 3 * (kind == "classifier"):
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(model.module, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        partbox.evaluate(model, "example_test", attack, images=6, output=tmp_path / "out")
+    assert logging.getLogger("partbox").handlers == handlers
+    assert all(parameter.requires_grad for parameter in model.module.parameters())
+    assert not model.module.training
+    assert not (tmp_path / "out/results.json").exists()
+    with pytest.raises(RecordsError, match="another evaluation"):
+        partbox.evaluate(model, "example_test", attack, images=5, output=tmp_path / "out")
+    monkeypatch.setattr(model.module, method, original)
+    found = partbox.evaluate(model, "example_test", attack, images=6, output=tmp_path / "out")
+    assert found.results["results"] == whole.results["results"]
+    assert list(map(dataclasses.asdict, found.records)) == list(map(dataclasses.asdict, whole.records))
+    for other in ({"seed": 3}, {"batch_size": 3}, {"self_check_images": 1}):
+        with pytest.raises(ConfigError, match="another evaluation or training run: choose another OUTPUT_DIR"):
+            partbox.evaluate(model, "example_test", attack, images=6, output=tmp_path / "out", **other)
+    stronger = {**attack, "eps": "16/255"}
+    with pytest.raises(ConfigError, match="another evaluation or training run: choose another OUTPUT_DIR"):
+        partbox.evaluate(model, "example_test", stronger, images=6, output=tmp_path / "out")

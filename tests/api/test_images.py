@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from partbox.api.images import ImageInputError, check_image, pixels_of
+from partbox.api.images import ImageInputError, check_image, pixels_of, said_channels
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -31,6 +32,8 @@ TENSOR = torch.from_numpy(PIXELS).permute(2, 0, 1)
         TENSOR.float() / 255,
         TENSOR.double() / 255,
         TENSOR.half() / 255,
+        (PIXELS / 255).astype(">f4"),
+        torch.from_numpy(np.ascontiguousarray(PIXELS.transpose(1, 0, 2))).permute(2, 1, 0),
         (TENSOR.float() / 255).requires_grad_(True),
     ],
     ids=lambda image: f"{type(image).__name__} {getattr(image, 'dtype', '')}",
@@ -83,7 +86,17 @@ def palette_with_transparency() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("image", [transparent("RGBA"), transparent("LA"), palette_with_transparency()])
+def palette_of_four_channels() -> Image.Image:
+    image = PICTURE.convert("P")
+    colours = np.array(image.getpalette("RGBA")).reshape(-1, 4)
+    colours[:, 3] = 100
+    image.putpalette(colours.flatten().tolist(), "RGBA")
+    return image
+
+
+@pytest.mark.parametrize(
+    "image", [transparent("RGBA"), transparent("LA"), palette_with_transparency(), palette_of_four_channels()]
+)
 def test_transparent_pixels_of_a_pil_image_could_be_any_colour(image):
     with pytest.raises(ImageInputError, match=r"transparent pixels.*alpha_composite"):
         pixels_of(image)
@@ -138,6 +151,10 @@ REFUSED = {
     "tensor not finite": (TENSOR.float() * torch.nan, "not finite"),
     "sixteen bits": (Image.new("I;16", (4, 4)), "mode I;16, which do not fit 8 bits"),
     "floats of pillow": (Image.new("F", (4, 4)), "mode F, which do not fit 8 bits"),
+    "colours of printing": (Image.new("LAB", (4, 4)), "mode LAB: convert it to RGB yourself$"),
+    "masked array": (np.ma.masked_greater(PIXELS, 200), r"masked array.*image\.filled"),
+    "sparse tensor": (TENSOR.to_sparse(), "sparse tensor"),
+    "tensor without values": (torch.zeros(3, 6, 9, device="meta"), "without values"),
     "empty picture": (Image.new("RGB", (0, 4)), "0 x 4 pixels is empty"),
 }
 
@@ -159,7 +176,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(deep)
     PICTURE.save(moving)
     for path, words in {
-        tmp_path: "does not exist, or is no file",
+        tmp_path: "is a folder: give a list of its files",
         tmp_path / "nowhere.png": "does not exist",
         cut: "cannot be read",
         text: "is none of JPEG, PNG",
@@ -198,3 +215,27 @@ def test_floats_that_are_not_8_bits_are_not_rounded():
     one_pixel = (PIXELS / 255).astype(np.float32)
     one_pixel[3, 4, 1] = 100.3 / 255
     assert pixels_of(one_pixel).dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 4), (4, 3)])
+def test_an_image_of_a_pixel_or_a_line_is_an_image(tmp_path, shape):
+    pixels = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    for image in (Image.fromarray(pixels), tmp_path / "small.png"):
+        assert np.array_equal(pixels_of(image), pixels)
+    if shape[0] != 3:  # three rows of an array could be its channels
+        assert np.array_equal(pixels_of(pixels), pixels)
+    if shape[1] != 3:
+        assert np.array_equal(pixels_of(torch.from_numpy(pixels).permute(2, 0, 1)), pixels)
+
+
+def test_arrays_whose_order_of_channels_nobody_says_are_read_as_rgb_with_a_warning(tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    for image in (PIXELS, TENSOR):
+        with pytest.warns(UserWarning, match=r"read as RGB; those of OpenCV are BGR and need channels='bgr'") as caught:
+            assert said_channels([PICTURE, image], None, callers=0) == "rgb"
+        assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert said_channels([PICTURE, tmp_path / "a.png"], None, callers=0) == "rgb"
+        assert [said_channels([PIXELS], order, callers=0) for order in ("rgb", "bgr")] == ["rgb", "bgr"]

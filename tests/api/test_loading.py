@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
@@ -113,6 +115,20 @@ def test_a_random_model_takes_its_names_from_the_training_data(classifier_run, t
     assert partbox.load(config, weights="random").class_names == partbox.load(run).class_names
 
 
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_random_numbers_of_the_caller_go_on(classifier_run, detector_run, kind):
+    """A model is built from a seed of its own; whoever had seeded before draws what he would have drawn."""
+    run = classifier_run("part_box") if kind == "classifier" else detector_run("faster_rcnn")
+    drawn = []
+    for load in (lambda: None, lambda: partbox.load(run), lambda: partbox.load(run / "config.yaml", weights="random")):
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        load()
+        drawn.append((torch.rand(1).item(), np.random.rand(), random.random()))
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
 @pytest.mark.parametrize("name", ["faster_rcnn", "deeplabv3plus"])
 def test_a_detectors_names_come_from_its_weights_its_datasets_or_the_caller(detector_run, monkeypatch, tmp_path, name):
     run = detector_run(name)
@@ -139,7 +155,11 @@ def test_folders_and_files_without_what_is_needed_are_named(classifier_run, tmp_
     run = classifier_run("normal")
     with pytest.raises(ConfigError, match=r"nowhere does not exist"):
         partbox.load(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=rf"{tmp_path} is no folder of a training run: it has no config\.yaml"):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty is no folder of a training run: it has no config\.yaml$"):
+        partbox.load(tmp_path / "empty")
+    other = classifier_run("normal", folder="second")
+    with pytest.raises(ConfigError, match=rf"it has no config\.yaml; runs in it: {run}, {other}$"):
         partbox.load(tmp_path)
     evaluation = tmp_path / "evaluated"
     evaluation.mkdir()
@@ -151,6 +171,14 @@ def test_folders_and_files_without_what_is_needed_are_named(classifier_run, tmp_
         partbox.load(evaluation)
     with pytest.raises(CheckpointError, match=r"gone\.pth does not exist; whole files beside it: model_final\.pth"):
         partbox.load(run, weights=run / "gone.pth")
+    with pytest.raises(ConfigError, match=rf"file of weights: load the folder of its run, {run}, or .* with weights='"):
+        partbox.load(run / "model_final.pth")
+    (tmp_path / "bytes.yaml").write_bytes((run / "model_final.pth").read_bytes())
+    with pytest.raises(ConfigError, match=r"bytes\.yaml is not valid YAML: "):
+        partbox.load(tmp_path / "bytes.yaml")
+    assert equal(partbox.load(run / "config.yaml", weights=other), partbox.load(other))
+    with pytest.raises(CheckpointError, match=r"empty has neither model_best\.pth nor"):
+        partbox.load(run, weights=tmp_path / "empty")
     with pytest.raises(ConfigError, match=r"MODEL.DEVICE 'abacus' is no device"):
         partbox.load(run, device="abacus")
     with pytest.raises(ConfigError, match="class_names is for detectors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -87,6 +88,18 @@ def test_a_list_gives_what_its_images_give_one_by_one(classifier_run, photograph
         model.predict([photographs[0], large, "nowhere.png"])
     with pytest.raises(ImageInputError, match=r"images\[0\]: a value of type list is no image"):
         model.predict([[photographs[0]]])
+
+
+def test_an_image_that_breaks_while_it_is_read_is_named(classifier_run, photographs, tmp_path):
+    """Its header is fine, which is all that is looked at before work begins."""
+    model = partbox.load(classifier_run("normal"))
+    cut = tmp_path / "cut.png"
+    Image.open(photographs[0]).resize((200, 200)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:-2000])
+    with pytest.raises(ImageInputError, match=r"^images\[1\]: .*cut\.png cannot be read"):
+        model.predict([photographs[0], cut])
+    with pytest.raises(ImageInputError, match=r"^/.*cut\.png cannot be read"):
+        model.predict(cut)
 
 
 def test_all_images_are_checked_before_the_first_is_looked_at(classifier_run, photographs, monkeypatch):
@@ -280,3 +293,75 @@ def test_a_model_that_looks_at_the_clean_image_looks_at_this_one(classifier_run,
     (run / "config.yaml").write_text(config.replace("FROM_CLEAN_IMAGE: true", "FROM_CLEAN_IMAGE: false"))
     assert (run / "config.yaml").read_text() != config
     assert values_of(partbox.load(run).predict(photographs[0])) == values_of(found)
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "maskdino"])
+def test_an_image_of_one_pixel_gets_an_answer_and_a_line_a_reason(detector_run, name):
+    """detectron2 enlarges the shorter side and then limits the longer one, which leaves no pixel of a long line."""
+    model = partbox.load(detector_run(name, *EVERY_SCORE))
+    for size in ((1, 1), (40, 1)):
+        found = model.predict(Image.new("RGB", size, "orange"), min_score=0)
+        assert found.image_size == size[::-1]
+        assert all(
+            0 <= x0 <= x1 <= size[0] and 0 <= y0 <= y1 <= size[1] for x0, y0, x1, y1 in (p.box for p in found.parts)
+        )
+    line = Image.new("RGB", (6000, 1))
+    for ask in (model.predict, model.preprocess):
+        with pytest.raises(ImageInputError, match=r"the image of 6000 x 1 pixels is too narrow"):
+            ask(line)
+    with pytest.raises(ImageInputError, match=r"^images\[1\]: the image of 6000 x 1 pixels"):
+        model.predict([Image.new("RGB", (4, 4)), line])
+
+
+def test_a_classifier_answers_to_any_shape_of_image(classifier_run):
+    model = partbox.load(classifier_run("part_box"))
+    for size in ((1, 1), (1, 3000), (3000, 1)):
+        found = model.predict(Image.new("RGB", size, "orange"), min_score=0)
+        assert found.image_size == size[::-1]
+        assert all(part.mask.shape == size[::-1] and part.mask.any() for part in found.parts)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_what_the_network_sees_goes_back_in_its_own_order_of_channels(classifier_run, detector_run, photographs, kind):
+    """A detector sees BGR: an attack on it gives BGR."""
+    model = partbox.load(
+        classifier_run("part_box")
+        if kind == "classifier"
+        else detector_run("faster_rcnn", *EVERY_SCORE, "INPUT.FORMAT", "BGR")
+    )
+    assert model.channels == ("rgb" if kind == "classifier" else "bgr")
+    seen = model.preprocess(photographs[0])
+    other = {"rgb": "bgr", "bgr": "rgb"}[model.channels]
+    again, swapped = (model.preprocess(seen, channels=order) for order in (model.channels, other))
+    assert torch.equal(again, seen)
+    assert torch.equal(swapped, seen.flip(0))
+    assert not torch.equal(seen.flip(0), seen)
+    answers = [values_of(model.predict(seen, channels=order, min_score=0)) for order in (model.channels, other)]
+    assert answers[0] != answers[1]
+
+
+def test_whose_order_of_channels_is_not_said_is_warned_about_in_his_own_line(classifier_run, photographs):
+    model = partbox.load(classifier_run("normal"))
+    pixels = np.asarray(Image.open(photographs[0]))
+    for ask in (model.predict, model.preprocess):
+        with pytest.warns(UserWarning, match="read as RGB") as caught:
+            ask(pixels)
+        assert [one.filename for one in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(photographs[0])
+        said = model.predict(pixels, channels="rgb")
+    assert values_of(said) == values_of(model.predict(photographs[0]))
+    with pytest.raises(ImageInputError, match="'rgb' or 'bgr', not ''"):
+        model.predict(pixels, channels="")
+
+
+def test_an_image_on_a_graph_stays_on_it(classifier_run, photographs):
+    """A tensor that requires gradients is looked at, and neither it nor the graph is touched."""
+    model = partbox.load(classifier_run("part_box"))
+    image = model.preprocess(photographs[0]).requires_grad_(True)
+    found = model.predict(image * 1, channels="rgb")
+    assert image.grad is None
+    assert values_of(found) == values_of(model.predict(image.detach(), channels="rgb"))
+    model.module.logits(image[None]).sum().backward()
+    assert image.grad is not None

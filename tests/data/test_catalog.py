@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from part_dataset_files import valid_document, write_dataset
 
 from partbox.data import PartDatasetError, get_part_dataset, register_builtin_datasets, register_part_dataset
-from partbox.data.catalog import BUILTIN_DATASETS, SHIFTED_NAMES, SPLITS, unregister_part_dataset
+from partbox.data.catalog import BUILTIN_DATASETS, SHIFTED_NAMES, SPLITS, look_again, unregister_part_dataset
 from partbox.engine.detectors import records_of
 
 NAME = "test_catalog_train"
@@ -117,6 +117,48 @@ def test_changed_classes_are_refused(tmp_path: Path) -> None:
     json_file.write_text(json.dumps(document))
     with pytest.raises(PartDatasetError, match="have changed since"):
         get_part_dataset(NAME, "header")
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    document = valid_document()
+    json_file, root = write_dataset(tmp_path, document)
+    register_part_dataset(NAME, json_file, root)
+    assert len(get_part_dataset(NAME).records) == 6
+    left = document["images"].pop()["id"]
+    document["annotations"] = [one for one in document["annotations"] if one["image_id"] != left]
+    json_file.write_text(json.dumps(document))
+    assert len(get_part_dataset(NAME).records) == 5
+    json_file.unlink()
+    with pytest.raises(PartDatasetError, match="does not exist"):
+        get_part_dataset(NAME)
+
+
+def test_a_relative_path_is_that_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        write_dataset(tmp_path / name, valid_document())
+    monkeypatch.chdir(tmp_path / "one")
+    first = get_part_dataset("train.json")
+    assert get_part_dataset("train.json") is first
+    monkeypatch.chdir(tmp_path / "other")
+    assert get_part_dataset("train.json").json_file == tmp_path / "other/train.json"
+    unregister_part_dataset("train.json")
+    register_part_dataset("train.json", tmp_path / "one/train.json", tmp_path / "one/images")  # a name like another
+    assert get_part_dataset("train.json").json_file == tmp_path / "one/train.json"
+
+
+def test_a_builtin_dataset_is_looked_for_again_where_it_was_missing(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "right/car_parts", valid_document())
+    register_builtin_datasets(tmp_path / "wrong")
+    look_again("car_parts_train", tmp_path / "right")
+    assert len(get_part_dataset("car_parts_train").records) == 6
+    look_again("car_parts_train", tmp_path / "wrong")  # it is there: nothing to look for
+    assert len(get_part_dataset("car_parts_train").records) == 6
+    assert MetadataCatalog.get("paco_lvis_val").json_file == str(tmp_path / "wrong/paco_lvis/val.json")
+    register_part_dataset(NAME, tmp_path / "mine.json", tmp_path)
+    for name in (NAME, "nobody_knows_it"):
+        look_again(name, tmp_path / "right")
+    assert MetadataCatalog.get(NAME).json_file == str(tmp_path / "mine.json")
+    assert "nobody_knows_it" not in DatasetCatalog
 
 
 def test_builtin_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import partbox
-from partbox.data.catalog import register_dataset_file
+from partbox.data.catalog import look_again, register_dataset_file
 from partbox.engine.build import check_attackable
 from partbox.engine.checks import ConfigError, check_config
 from partbox.engine.detector_evaluation import evaluate_detector, records_to_evaluate
@@ -30,6 +31,7 @@ from partbox.report.detection_table import detection_table
 from partbox.report.example_pictures import save_example_pictures
 from partbox.report.table import results_table
 
+from .generators import generators_kept
 from .models import Model, PartClassifierModel
 
 Spec = str | Mapping[str, Any]
@@ -113,7 +115,8 @@ def evaluate(
         work = _check_classifier(cfg, model) if isinstance(model, PartClassifierModel) else _check_detector(cfg, model)
         if output is not None:
             stack.enter_context(embedded_evaluation_folder(cfg))
-        results = work()
+        with generators_kept(), redirect_stdout(io.StringIO()):  # pycocotools prints; what it says is in the results
+            results = work()
         assert results is not None  # only one of several parts of an evaluation has none
         folder = Path(cfg.OUTPUT_DIR)
         if output is not None and cfg.ROBUST_EVAL.EXAMPLES:
@@ -121,17 +124,27 @@ def evaluate(
                 save_example_pictures(folder)
         records = tuple(read_records(folder / "records.jsonl"))
     if output is None:
-        return EvaluationResult(results, records, None, Path(model.weights).parent.name or "random weights")
-    return EvaluationResult(results, records, folder, folder.name)
+        return EvaluationResult(results, records, None, _name_of(model))
+    return EvaluationResult(results, records, folder, folder.absolute().name)
 
 
-def specs_of(perturbations: Spec | Sequence[Spec]) -> list[dict[str, Any]]:
+def _name_of(model: Model) -> str:
+    """That of the folder which holds its weights."""
+    if not model.weights:
+        return "random weights"
+    weights = Path(model.weights).absolute()
+    return weights.parent.name or weights.stem
+
+
+def specs_of(perturbations: Spec | Iterable[Spec]) -> list[dict[str, Any]]:
     """Perturbations as they stand in a configuration.
 
     Raises:
         ConfigError: something else than names and mappings of plain values.
     """
-    given = [perturbations] if isinstance(perturbations, str | Mapping) else list(perturbations)
+    given: Iterable[Any] = [perturbations]
+    if isinstance(perturbations, Iterable) and not isinstance(perturbations, str | Mapping):
+        given = perturbations
     specs = []
     for one in given:
         if not isinstance(one, str | Mapping):
@@ -158,6 +171,7 @@ def _configuration(model: Model, dataset: str | Path, specs: list[dict[str, Any]
     cfg.defrost()
     name = str(dataset)
     register_dataset_file(name)
+    look_again(name, cfg.DATASETS.ROOT or None)
     if name not in DatasetCatalog:
         partbox.register_all(cfg.DATASETS.ROOT or None)
     cfg.DATASETS.TEST = (name,)

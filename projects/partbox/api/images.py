@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -22,8 +23,12 @@ ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | Tens
 """A file, a PIL image, an array (H, W, 3) or a tensor (3, H, W): uint8, or floats in [0, 1]; RGB."""
 
 CHANNELS = ("rgb", "bgr")
+UNSAID = (
+    "arrays and tensors are read as RGB; those of OpenCV are BGR and need channels='bgr'. Where they are RGB, "
+    "channels='rgb' ends this warning"
+)
 FLOATS = ("float16", "float32", "float64")
-# What 8 bits a channel hold; the last three may say what is transparent.
+# What 8 bits a channel hold.
 MODES = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "P", "PA", "LA", "RGBA")
 
 
@@ -54,6 +59,8 @@ def pixels_of(image: Any, *, channels: str = "rgb") -> np.ndarray:
     if isinstance(image, Tensor):
         values = _of_tensor(image)
     elif isinstance(image, np.ndarray):
+        if isinstance(image, np.ma.MaskedArray):
+            raise ImageInputError("a masked array has pixels without a value: give image.filled(0), or another value")
         _check_shape(image.shape, axis=2, what="an array")
         values = image
     else:
@@ -62,6 +69,21 @@ def pixels_of(image: Any, *, channels: str = "rgb") -> np.ndarray:
             "tensor (3, H, W)"
         )
     return _in_range(values if channels == "rgb" else values[:, :, ::-1])
+
+
+def said_channels(images: Iterable[Any], channels: str | None, *, callers: int) -> str:
+    """The order of channels to read arrays and tensors in: the one that is given, else RGB, with a warning.
+
+    Pixels do not tell their order, so that what OpenCV has read would be misread without a word.
+
+    Args:
+        images: see :data:`ImageInput`.
+        channels: one of CHANNELS, or None.
+        callers: functions between the one that is to be warned and this one.
+    """
+    if channels is None and any(isinstance(image, np.ndarray | Tensor) for image in images):
+        warnings.warn(UNSAID, stacklevel=2 + callers)
+    return "rgb" if channels is None else channels
 
 
 def check_image(image: Any, *, channels: str = "rgb") -> None:
@@ -96,6 +118,8 @@ def _explained(name: str) -> Iterator[None]:
 @contextmanager
 def _opened(name: str) -> Iterator[Image.Image]:
     """An image file, opened: its header is read. Nothing is fetched from an address."""
+    if os.path.isdir(name):
+        raise ImageInputError(f"{name} is a folder: give a list of its files")
     if not os.path.isfile(name):
         raise ImageInputError(f"{name} does not exist, or is no file")
     with _explained(name), Image.open(name, formats=FORMATS) as image:
@@ -127,16 +151,16 @@ def _of_picture(image: Image.Image) -> np.ndarray:
 
 def _check_mode(image: Image.Image, name: str) -> None:
     if image.mode not in MODES:
+        deep = image.mode.startswith(("I", "F"))
+        reason = ", which do not fit 8 bits a channel" if deep else ""
+        scaled = ", such as Image.fromarray((numpy.asarray(image) / 65535 * 255).astype('uint8')) from 16 bits"
         raise ImageInputError(
-            f"{name} has pixels of mode {image.mode}, which do not fit 8 bits a channel: convert it yourself, "
-            "such as Image.fromarray((numpy.asarray(image) / 65535 * 255).astype('uint8')) from 16 bits"
+            f"{name} has pixels of mode {image.mode}{reason}: convert it to RGB yourself{scaled * deep}"
         )
 
 
 def _is_translucent(image: Image.Image) -> bool:
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-        return False
-    return int(np.asarray(image.convert("RGBA"))[:, :, 3].min()) < 255
+    return image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[:, :, 3].min()) < 255
 
 
 # ---------------------------------------------------------------- arrays and tensors
@@ -144,6 +168,8 @@ def _is_translucent(image: Image.Image) -> bool:
 
 def _of_tensor(image: Tensor) -> np.ndarray:
     """(H, W, 3)."""
+    if image.layout != torch.strided or image.is_meta:
+        raise ImageInputError("a sparse tensor, or one without values, is no image: give a dense one")
     _check_shape(tuple(image.shape), axis=0, what="a tensor")
     if image.dtype not in (torch.uint8, *(getattr(torch, name) for name in FLOATS)):
         raise _wrong_type(image.dtype)

@@ -24,12 +24,14 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL
 from partbox.engine.setup import load_config, load_dataset
 from partbox.modeling.registration import register_models
 
+from .generators import generators_kept
 from .models import DetectorModel, Model, PartClassifierModel
 
 logger = logging.getLogger(__name__)
 
 CONFIG, EVALUATION_CONFIG = "config.yaml", "config_evaluation.yaml"
 RANDOM = "random"
+WEIGHT_FILES = (".pth", ".pt", ".pkl", ".bin", ".ckpt", ".safetensors", ".onnx")
 
 
 def load(
@@ -44,8 +46,8 @@ def load(
     Args:
         config_or_run_dir: the folder of a training run, of which ``model_best.pth`` is taken, else ``model_final.pth``;
             or a configuration file, with ``MODEL.WEIGHTS``. ``Model.weights`` says which file was taken.
-        weights: another file of weights. "random" asks for a model as training begins with it; nothing else gives one
-            without its weights.
+        weights: another file of weights, or the folder of another run. "random" asks for a model as training begins
+            with it; nothing else gives one without its weights.
         device: where it is put, such as "cpu"; default ``MODEL.DEVICE`` of the configuration.
         class_names: of a detector whose file of weights does not hold the names of its classes.
 
@@ -59,23 +61,31 @@ def load(
     cfg = load_config(config_file, [] if device is None else ["MODEL.DEVICE", str(device)])
     taken = _weights(Path(config_or_run_dir), cfg, weights)
     logger.info("Model of %s, weights %s", config_file, taken or RANDOM)
-    if cfg.MODEL.META_ARCHITECTURE != "PartClassifier":
-        return _detector(cfg, taken, class_names)
-    if class_names is not None:
-        raise ConfigError("class_names is for detectors: a part classifier's configuration names its classes")
-    _fill_names(cfg, taken)
-    return PartClassifierModel(cfg, build_classifier(cfg, taken), taken)
+    with generators_kept():  # building seeds them
+        if cfg.MODEL.META_ARCHITECTURE != "PartClassifier":
+            return _detector(cfg, taken, class_names)
+        if class_names is not None:
+            raise ConfigError("class_names is for detectors: a part classifier's configuration names its classes")
+        _fill_names(cfg, taken)
+        return PartClassifierModel(cfg, build_classifier(cfg, taken), taken)
 
 
 def _config_file(source: Path) -> Path:
     """Raises ConfigError where there is none."""
+    if source.suffix in WEIGHT_FILES and not source.is_dir():
+        raise ConfigError(
+            f"{source} is by its name a file of weights: load the folder of its run, {source.parent}, or the "
+            f"configuration that it belongs to with weights='{source}'"
+        )
     if not source.is_dir():
         return source  # load_config says so where it is not there
     if (source / CONFIG).is_file():
         return source / CONFIG
     if (source / EVALUATION_CONFIG).is_file():
         raise ConfigError(f"{source} is the folder of an evaluation: {_evaluated(source / EVALUATION_CONFIG)}")
-    raise ConfigError(f"{source} is no folder of a training run: it has no {CONFIG}")
+    runs = sorted(str(found.parent) for found in source.glob(f"*/{CONFIG}"))
+    listed = f"; runs in it: {', '.join(runs[:4])}{', ...' * (len(runs) > 4)}" if runs else ""
+    raise ConfigError(f"{source} is no folder of a training run: it has no {CONFIG}{listed}")
 
 
 def _evaluated(config: Path) -> str:
@@ -94,8 +104,10 @@ def _weights(source: Path, cfg: CfgNode, given: str | os.PathLike[str] | None) -
         CheckpointError: a folder without any.
         ConfigError: nobody says which, or two do.
     """
+    if given == RANDOM:
+        return ""
     if given is not None:
-        return "" if given == RANDOM else os.fspath(given)
+        return weights_of_run(Path(given)) if Path(given).is_dir() else os.fspath(given)
     if source.is_dir():
         return weights_of_run(source)
     trained = [source.parent / name for name in (BEST, FINAL) if (source.parent / name).is_file()]

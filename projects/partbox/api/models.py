@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
@@ -24,7 +25,7 @@ from partbox.evaluation.detectron2_subject import Detectron2Subject
 from partbox.evaluation.found_objects import SCORE
 from partbox.modeling import PartClassifier
 
-from .images import ImageInput, ImageInputError, check_image, pixels_of
+from .images import ImageInput, ImageInputError, check_image, pixels_of, said_channels
 from .prediction import Part, Prediction, parts_of_instances, parts_of_regions
 
 
@@ -59,19 +60,27 @@ class Model(ABC):
         """Where the model is."""
         return next(self.module.parameters()).device
 
+    @property
+    def channels(self) -> str:
+        """The order in which the network, and so :meth:`preprocess`, has them: "rgb" or "bgr"."""
+        order: str = self._mapper.image_format.lower()
+        return order
+
     def __repr__(self) -> str:
         names = f"{len(self.class_names)} classes, " * bool(self.class_names) + f"{len(self.part_names)} kinds of parts"
         return f"{type(self).__name__}({self.weights or 'random weights'}: {names}, on {self.device})"
 
     @overload
-    def predict(self, images: ImageInput, *, channels: str = ..., min_score: float = ...) -> Prediction: ...
+    def predict(self, images: ImageInput, *, channels: str | None = ..., min_score: float = ...) -> Prediction: ...
 
     @overload
     def predict(
-        self, images: list[Any] | tuple[Any, ...], *, channels: str = ..., min_score: float = ...
+        self, images: list[Any] | tuple[Any, ...], *, channels: str | None = ..., min_score: float = ...
     ) -> list[Prediction]: ...
 
-    def predict(self, images: Any, *, channels: str = "rgb", min_score: float = SCORE) -> Prediction | list[Prediction]:
+    def predict(
+        self, images: Any, *, channels: str | None = None, min_score: float = SCORE
+    ) -> Prediction | list[Prediction]:
         """What the model says about an image, or about each of a list.
 
         An image is read, turned and resized as in an evaluation, and seen alone: a list gives what its images give one
@@ -80,7 +89,8 @@ class Model(ABC):
         Args:
             images: a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8 or floats in [0, 1], RGB; or a
                 list or tuple of them.
-            channels: "bgr" where arrays and tensors are in OpenCV's order.
+            channels: "rgb", or "bgr" where arrays and tensors are in OpenCV's order, which cannot be seen. Where
+                nothing is said they are read as RGB, with a warning.
             min_score: parts with a lower score are left out.
 
         Raises:
@@ -92,31 +102,38 @@ class Model(ABC):
         several = isinstance(images, list | tuple)
         given = images if several else [images]
         for index, image in enumerate(given):
-            try:
-                check_image(image, channels=channels)
-            except ImageInputError as error:
-                raise ImageInputError(f"images[{index}]: {error}" if several else str(error)) from error
+            with _numbered(index if several else None):
+                check_image(image, channels="rgb" if channels is None else channels)
+        order = said_channels(given, channels, callers=1)
         if self._not_without_labels:
             raise ConfigError(self._not_without_labels)
+        found = []
         with attack_mode(self.module), torch.no_grad():
-            found = [self._predict_one(pixels_of(image, channels=channels), min_score) for image in given]
+            for index, image in enumerate(given):
+                with _numbered(index if several else None):
+                    pixels = pixels_of(image, channels=order)
+                    seen = self._resized(pixels)
+                height, width = pixels.shape[:2]
+                found.append(self._predict_one(seen, (height, width), min_score))
         return found if several else found[0]
 
-    def preprocess(self, image: ImageInput, *, channels: str = "rgb") -> Tensor:
+    def preprocess(self, image: ImageInput, *, channels: str | None = None) -> Tensor:
         """What the network sees of an image: (3, h, w) float in [0, 1] on its device, in its own channel order.
+
+        Such an image goes back to ``predict`` with ``channels=model.channels``.
 
         Raises:
             ImageInputError: as ``predict`` says.
         """
-        return _in_unit_range(self._resized(pixels_of(image, channels=channels)), self.device)
+        order = said_channels([image], channels, callers=1)
+        return _in_unit_range(self._resized(pixels_of(image, channels=order)), self.device)
 
-    def _predict_one(self, pixels: np.ndarray, min_score: float) -> Prediction:
-        height, width = pixels.shape[:2]
+    def _predict_one(self, image: Tensor, size: tuple[int, int], min_score: float) -> Prediction:
         try:
-            label, probabilities, parts = self._ask(self._resized(pixels), (height, width), min_score)
+            label, probabilities, parts = self._ask(image, size, min_score)
         except FloatingPointError as error:
             raise ConfigError(f"{self.weights or 'random weights'}: {error}") from error
-        return Prediction(label, probabilities, parts, (height, width))
+        return Prediction(label, probabilities, parts, size)
 
     @property
     def _not_without_labels(self) -> str:
@@ -137,10 +154,27 @@ class Model(ABC):
         ordered = pixels if self._mapper.image_format == "RGB" else pixels[:, :, ::-1]
         eight_bits = ordered if ordered.dtype == np.uint8 else np.zeros(ordered.shape, dtype=np.uint8)
         seen = T.AugInput(eight_bits)
-        with drawn_at(0, 0):  # detectron2's resize draws its size from one choice; the caller's generators stay
-            steps = self._mapper.augmentations(seen)
+        try:
+            with drawn_at(0, 0):  # detectron2's resize draws its size from one choice; the caller's generators stay
+                steps = self._mapper.augmentations(seen)
+        except ValueError as error:  # of Pillow: a side of no pixel
+            height, width = pixels.shape[:2]
+            raise ImageInputError(
+                f"the image of {width} x {height} pixels is too narrow: the resize leaves nothing of it ({error})"
+            ) from error
         resized = seen.image if ordered.dtype == np.uint8 else _resized_floats(ordered, steps)
         return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+
+@contextmanager
+def _numbered(index: int | None) -> Iterator[None]:
+    """Around code that looks at an image of a list: what is wrong with it says which it is."""
+    try:
+        yield
+    except ImageInputError as error:
+        if index is None:
+            raise
+        raise ImageInputError(f"images[{index}]: {error}") from error
 
 
 def _resized_floats(image: np.ndarray, steps: T.Transform) -> np.ndarray:

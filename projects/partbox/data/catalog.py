@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,13 @@ SHIFTED_NAMES = tuple(f"{name}_{split}_{shift}" for name in BUILTIN_DATASETS for
 
 @dataclass
 class _Source:
-    """What stands in DatasetCatalog under the name of a part dataset: a callable that gives its records."""
+    """What stands in DatasetCatalog under the name of a part dataset: a callable that gives its records.
+
+    Attributes:
+        made_by: the script that makes the file of a built-in data set.
+        of_path: whether the name is the path of the file, which means another one in another working directory.
+        state: of the file when it was read, see :func:`_state_of`.
+    """
 
     name: str
     json_file: str
@@ -51,23 +57,36 @@ class _Source:
     make: Callable[[], object] | None = field(default=None, compare=False, repr=False)
     loaded: PartDataset | None = field(default=None, compare=False, repr=False)
     verified: VerifyLevel = field(default="none", compare=False)
+    of_path: bool = field(default=False, compare=False, repr=False)
+    state: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     def __call__(self) -> list[dict[str, Any]]:
         return self.load("header").records
 
     def load(self, verify_images: VerifyLevel) -> PartDataset:
-        """The data set, read at the first call, and again only if its images are to be verified more thoroughly."""
-        if self.loaded is not None and VERIFY_LEVELS.index(self.verified) <= VERIFY_LEVELS.index(verify_images):
+        """The data set, read once; again if it changed, or its images are to be verified more thoroughly."""
+        seen_enough = VERIFY_LEVELS.index(self.verified) <= VERIFY_LEVELS.index(verify_images)
+        if self.loaded is not None and seen_enough and self.state == _state_of(self.json_file):
             return self.loaded
         if self.make is not None and not os.path.exists(self.json_file):
             self.make()
         if not os.path.exists(self.json_file):
             fix = f"make it with {self.made_by}, or set DETECTRON2_DATASETS" if self.made_by else ""
             raise PartDatasetError(self.json_file, "file", f"does not exist (data set {self.name!r})", fix)
+        state = _state_of(self.json_file)
         dataset = load_part_dataset(self.json_file, self.image_root, verify_images=verify_images)
         _set_metadata(self, dataset)
-        self.loaded, self.verified = dataset, verify_images
+        self.loaded, self.verified, self.state = dataset, verify_images, state
         return dataset
+
+
+def _state_of(json_file: str) -> tuple[int, ...]:
+    """What changes when a file is written: time in nanoseconds and size in bytes; empty where there is none."""
+    try:
+        found = os.stat(json_file)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size
 
 
 def register_part_dataset(name: str, json_file: str | Path, image_root: str | Path) -> None:
@@ -95,7 +114,7 @@ def _register(source: _Source) -> None:
     if source.name in DatasetCatalog:
         known = DatasetCatalog[source.name]
         if known != source:
-            fix = f"choose another name, or call unregister_part_dataset({source.name!r}) first"
+            fix = f"choose another name, or call partbox.data.unregister_part_dataset({source.name!r}) first"
             raise PartDatasetError(source.json_file, source.name, f"this name is already registered for {known}", fix)
         return
     MetadataCatalog.get(source.name).set(
@@ -114,10 +133,17 @@ def unregister_part_dataset(name: str) -> None:
 def register_dataset_file(name: str) -> None:
     """Register a name that is the path of a part-dataset file, ``.../train.json``; do nothing for any other name.
 
-    Its images are those of ``images`` beside it, the layout of every prepared dataset.
+    Its images are those of ``images`` beside it, the layout of every prepared dataset. A relative path is
+    that of the working directory as it is now.
     """
-    if name.endswith(".json") and name not in DatasetCatalog:
-        register_part_dataset(name, name, Path(name).parent / "images")
+    if not name.endswith(".json"):
+        return
+    source = _Source(name, os.path.abspath(name), os.path.abspath(Path(name).parent / "images"), of_path=True)
+    known = DatasetCatalog.data.get(name)
+    if isinstance(known, _Source) and known.of_path and known != source:
+        unregister_part_dataset(name)
+    if name not in DatasetCatalog:
+        _register(source)
 
 
 def get_part_dataset(name: str, verify_images: VerifyLevel = "header") -> PartDataset:
@@ -155,18 +181,41 @@ def register_builtin_datasets(root: str | Path | None = None) -> None:
     Raises:
         PartDatasetError: if one of the names is registered for another root.
     """
+    for source in _builtin_sources(root):
+        _register(source)
+
+
+def look_again(name: str, root: str | Path | None = None) -> None:
+    """Register a built-in data set at another root where its file is not where it was looked for; else do nothing.
+
+    For programs that go on after ``DETECTRON2_DATASETS`` was set too late.
+
+    Args:
+        name: of a data set, registered or not.
+        root: see :func:`register_builtin_datasets`.
+    """
+    known = DatasetCatalog.data.get(name)
+    if not isinstance(known, _Source) or not known.made_by or os.path.exists(known.json_file):
+        return
+    for source in _builtin_sources(root):
+        if source.name == name and source != known:
+            unregister_part_dataset(name)
+            _register(source)
+
+
+def _builtin_sources(root: str | Path | None) -> Iterator[_Source]:
     given = root if root is not None else os.environ.get("DETECTRON2_DATASETS", "datasets_root")
     folder = Path(os.path.abspath(Path(given).expanduser()))
     for dataset, made_by in BUILTIN_DATASETS.items():
         for split in SPLITS:
             json_file, image_root = folder / dataset / f"{split}.json", folder / dataset / "images"
             make = partial(generate_example_dataset, folder / dataset) if dataset == EXAMPLE else None
-            _register(_Source(f"{dataset}_{split}", str(json_file), str(image_root), made_by, make))
+            yield _Source(f"{dataset}_{split}", str(json_file), str(image_root), made_by, make)
             for shift in SHIFTS:
                 shifted = shifted_folder(json_file) / shift
                 made_by_shift = f"datasets/make_shifted.py --dataset {dataset}_{split} --shift {shift}"
                 files = str(shifted / JSON_NAME), str(shifted / IMAGES_NAME)
-                _register(_Source(f"{dataset}_{split}_{shift}", *files, made_by_shift))
+                yield _Source(f"{dataset}_{split}_{shift}", *files, made_by_shift)
 
 
 def _set_metadata(source: _Source, dataset: PartDataset) -> None:
@@ -181,6 +230,9 @@ def _set_metadata(source: _Source, dataset: PartDataset) -> None:
     # past Metadata's own attributes, which take "class_names" for an old spelling of "thing_classes"
     if any(vars(metadata).get(key, value) != value for key, value in values.items()):
         raise PartDatasetError(
-            source.json_file, source.name, "classes or parts have changed since the file was first loaded"
+            source.json_file,
+            source.name,
+            "classes or parts have changed since the file was first loaded",
+            f"call partbox.data.unregister_part_dataset({source.name!r}) and register it again, or start Python anew",
         )
     vars(metadata).update(values)
