@@ -207,7 +207,8 @@ def _add_adversary(cfg: CfgNode) -> None:
 def _add_robust_eval(cfg: CfgNode) -> None:
     evaluation = cfg.ROBUST_EVAL = CfgNode()
     # Each perturbation is a mapping with a "name"; its other keys are that perturbation's settings:
-    # {name: clean} or {name: pgd, norm: linf, eps: 8/255, steps: 20, step_size: 1/255, restarts: 1}; also
+    # {name: clean} or {name: pgd, norm: linf, eps: 8/255, steps: 20, step_size: 1/255, restarts: 1} (norm: linf | l2,
+    # of apgd and noise also l1); also
     # apgd (steps, loss: ce | dlr | dlr-targeted, restarts, targets, average), fab (steps, targeted, targets, restarts),
     # square (queries, restarts), autoattack (version: standard | plus | rand, order: published | cheapest),
     # parts (goal), detector-pgd (goal), segmentation-pgd (loss: ce | segpgd | cospgd), noise,

@@ -108,3 +108,55 @@ def test_averaging_sees_through_random_answers():
 def test_settings_that_make_no_sense_are_refused(options):
     with pytest.raises(ValueError, match="APGD"):
         APGD(ThreatModel("linf", 0.1), **options)
+
+
+class Lucky:
+    """Answers as the network does, but the opposite in one of ten answers, by chance."""
+
+    def __init__(self, model, seed: int = 0) -> None:
+        self.model, self.generator = model, torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        turned = torch.rand(len(images), 1, generator=self.generator) < 0.1
+        logits = self.model(images)
+        return torch.where(turned, -logits, logits)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_a_random_models_verdict_is_that_of_a_fresh_answer(loss):
+    """In 20 answers one is wrong by luck almost for sure; as the official code does, none of those decides."""
+    model = small_network()
+    images, labels = labelled_images(model, 64)
+    attack = APGD(ThreatModel("linf", 1e-4), 6, loss, average=3)
+    result = attack(Lucky(model), images, labels)
+    assert 0 < int(result.fooled.sum()) <= 24  # a tenth when clean, another tenth in the end
+    assert set(result.queries[~result.fooled].tolist()) == {attack.passes}
+    strong = APGD(ThreatModel("linf", 0.03), 20, loss, average=3)(Lucky(model), images, labels)
+    truly = model(strong.images).argmax(1) != labels
+    attacked = torch.tensor([name != "clean" for name in strong.fooled_by])
+    assert int((strong.fooled & attacked).sum()) > 15
+    assert float(truly[strong.fooled & attacked].float().mean()) > 0.75
+    assert torch.equal(strong.loss > 0, strong.fooled)
+
+
+def test_random_models_are_as_robust_as_the_official_attack_says():
+    official = pytest.importorskip("pyautoattack.autopgd_base")
+    model = small_network()
+    images, labels = labelled_images(model, 64)
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(batch: torch.Tensor) -> torch.Tensor:
+        return model(batch + 0.02 * torch.randn(batch.shape, generator=generator))
+
+    def right(found: torch.Tensor) -> float:
+        return sum(float((noisy(found).argmax(1) == labels).float().mean()) for _ in range(20)) / 20
+
+    for eps in (0.005, 0.015):
+        peer = official.APGDAttack(
+            noisy, n_iter=20, n_restarts=1, eps=eps, norm="Linf", seed=0, eot_iter=5, device="cpu", verbose=False
+        )
+        theirs = right(peer.perturb(images, labels))
+        result = APGD(ThreatModel("linf", eps), 20, average=5)(noisy, images, labels)
+        ours = float((~result.fooled).float().mean())
+        assert abs(ours - theirs) < 0.1, (eps, ours, theirs)
+        assert right(result.images) < theirs + 0.1, eps

@@ -237,3 +237,85 @@ def test_inverse_finds_masks_that_the_head_misreads_and_moves_the_image_to_them(
         attack(model, images, labels, maps, head=lambda masks: head(masks).detach())
     with pytest.raises(AttackError, match="not for training"):
         attack.perturb(model, images, labels, maps, image_ids=range(len(images)), seed=0)
+
+
+def test_equal_logits_are_what_argmax_makes_of_them(case):
+    model, images, _, maps = case
+
+    def torn(batch: Tensor) -> PartPrediction:
+        found = model(batch)
+        return PartPrediction(found.logits[:, :1].repeat(1, 3), found.mask_logits)
+
+    for goal in ("parts", "both", "two-stage"):
+        for label in (0, 1):
+            result = PartPGD(ThreatModel("linf", 0.02), goal, 4)(torn, images, torch.full((12,), label), maps)
+            assert result.fooled.tolist() == [label == 1] * 12, goal
+
+
+@pytest.mark.parametrize("goal", ["parts", "both", "two-stage"])
+def test_other_precisions_and_kinds_of_labels(case, goal):
+    model, images, labels, maps = case
+    attack = PartPGD(ThreatModel("linf", 0.05), goal, 6)
+    plain = attack(model, images, labels, maps, image_ids=range(12))
+    same = attack(model, images, labels.int(), maps.to(torch.int32), image_ids=range(12))
+    assert torch.equal(same.images, plain.images)
+
+    def half(batch: Tensor) -> PartPrediction:
+        return PartPrediction(*(one.bfloat16() for one in model(batch)))
+
+    rounded = attack(half, images, labels, maps, image_ids=range(12))
+    assert torch.equal(half(rounded.images).logits.argmax(1) != labels, rounded.fooled)
+    assert agreement(model, rounded.images, maps) < 0.95
+    double = attack(
+        lambda batch: PartPrediction(*(one.double() for one in model(batch))), images, labels, maps, image_ids=range(12)
+    )
+    torch.testing.assert_close(double.images, plain.images, atol=0.11, rtol=0)
+    assert torch.equal(model(double.images).logits.argmax(1) != labels, double.fooled)
+
+
+def test_labels_that_are_no_part_and_steps_of_nothing_are_refused(case):
+    model, images, labels, maps = case
+    attack = PartPGD(ThreatModel("linf", 0.05), "parts", 3)
+    for wrong in (PARTS + 1, 255, -2):
+        broken = maps.clone()
+        broken[0, 0, 0] = wrong
+        with pytest.raises(AttackError, match="1 to 3 = the model's parts"):
+            attack(model, images, labels, broken)
+        with pytest.raises(AttackError, match="1 to 3 = the model's parts"):
+            PartPGD(ThreatModel("linf", 0.05), "guided", 3)(model, images, labels, maps, guides=broken)
+    with pytest.raises(ValueError, match="step size of 0"):
+        PartPGD(ThreatModel("linf", 0.05), "parts", 3, 0)
+    with pytest.raises(ValueError, match="PartPGD knows linf and l2"):
+        PartPGD(ThreatModel("l1", 0.05), "parts", 3)
+
+
+@pytest.mark.parametrize("goal", ["parts", "both", "two-stage", "guided", "inverse"])
+@pytest.mark.parametrize("region", ["all", "object", "background"])
+def test_every_goal_in_every_region_keeps_to_it_and_counts_its_passes(case, goal, region):
+    model, images, labels, maps = case
+    asked = []
+
+    def predict(batch: Tensor) -> PartPrediction:
+        asked.append(len(batch))
+        return model(batch)
+
+    def head(mask_logits: Tensor) -> Tensor:
+        pooled = nn.functional.adaptive_avg_pool2d(mask_logits.softmax(dim=1), 2)
+        return model.head(pooled.flatten(1)) * 4
+
+    threat = ThreatModel("linf", 0.1)
+    attack = PartPGD(threat, goal, 6, region=region)
+    more = {"guides": maps.roll(1, 0)} if goal == "guided" else {"head": head} if goal == "inverse" else {}
+    result = attack(predict, images, labels, maps, image_ids=range(12), **more)
+    assert result.queries.tolist() == [attack.passes] * 12
+    assert sum(asked) == 12 * attack.passes
+    change = (result.images - images).abs()
+    allowed = region_mask(maps, region).bool().expand_as(images)
+    assert not bool(change[~allowed].any())
+    assert float(change.max()) <= 0.1 + 1e-6
+    assert bool(change.flatten(1).any(dim=1).all())
+    assert agreement(model, result.images, maps) < 0.99
+    order = torch.tensor([7, 2, 11])
+    chosen = {key: value[order] if key == "guides" else value for key, value in more.items()}
+    part = attack(model, images[order], labels[order], maps[order], image_ids=order.tolist(), **chosen)
+    assert torch.equal(part.fooled, result.fooled[order])

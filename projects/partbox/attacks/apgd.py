@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,12 +15,14 @@ from partbox.suggestions import unknown
 
 from .base import Ascent, Attack, Predict, Search, ascend, forward, take, whole_numbers
 from .draws import ImageId, boundary_starts
-from .objectives import OBJECTIVES, Objective, replaced_dlr, targeted_dlr
+from .l1 import changed_coordinates, sparse_direction
+from .objectives import OBJECTIVES, Objective, margin, replaced_dlr, targeted_dlr
 from .threat import ThreatModel, per_image
 
 TARGETED = "dlr-targeted"
 MOMENTUM = 0.75  # share of the new step; the rest is the previous move (paper: alpha)
 ENOUGH_INCREASES = 0.75  # share of steps in a window that must raise the loss (paper: rho)
+WIDER = ((3.0, 0.3), (2.0, 0.3))  # l1: radii times eps, and shares of the steps, before the ball itself
 
 
 def checkpoint_windows(steps: int) -> list[int]:
@@ -38,7 +42,11 @@ def checkpoint_windows(steps: int) -> list[int]:
 class APGD(Attack):
     """APGD with the settings of the official AutoAttack.
 
-    An image leaves the run as soon as it is fooled, which changes no verdict.
+    An image leaves the run as soon as it is fooled, which changes no verdict. Not so of models with random answers
+    (``average`` above 1): one may be wrong once by luck, so the whole run is done and a fresh answer decides.
+
+    In l1 (Croce & Hein 2021, arXiv 2103.01208) a step changes the few coordinates with the largest gradients, and a run
+    goes from a ball of 3 eps over one of 2 eps to that of eps.
 
     Args:
         threat: norm and eps in [0, 1] pixel space.
@@ -80,7 +88,16 @@ class APGD(Attack):
     @property
     def passes(self) -> int:
         runs = self.restarts * (self.targets if self.loss == TARGETED else 1)
-        return 1 + runs * (self.steps + 1) * self.average
+        each = sum(steps + 1 for _, steps in self.stages) * self.average
+        return 1 + runs * (each + int(self.average > 1))  # the fresh answer
+
+    @property
+    def stages(self) -> list[tuple[float, int]]:
+        """Radius in units of eps and steps of each part of a run."""
+        if self.threat.norm != "l1" or self.steps < 3:
+            return [(1.0, self.steps)]
+        wider = [(times, min(math.ceil(share * self.steps), (self.steps - 1) // 2)) for times, share in WIDER]
+        return [*wider, (1.0, self.steps - sum(steps for _, steps in wider))]
 
     @property
     def settings(self) -> dict[str, int | float | str | bool]:
@@ -120,32 +137,73 @@ class APGD(Attack):
         rows = search.remaining
         if not len(rows):
             return
-        clean = take(search.clean, rows)
-        starts = boundary_starts(
-            self.threat, clean, [image_ids[row] for row in rows.tolist()], seed=seed, restart=restart
-        )
-        self._run(predict, search, rows, starts, None if targets is None else targets[rows])
+        clean, aims = take(search.clean, rows), None if targets is None else targets[rows]
+        every = torch.arange(len(rows), device=rows.device)
+        *wider, (_, steps) = self.stages
+        widest = self.threat.scaled(self.stages[0][0])
+        ids = [image_ids[row] for row in rows.tolist()]
+        starts = boundary_starts(widest, clean, ids, seed=seed, restart=restart)
+        for times, first_steps in wider:  # what is found there is too far away, and only a start
+            part, threat = search.part(rows), self.threat.scaled(times)
+            starts = threat.project(clean, starts)
+            starts = self._run(predict, part, every, starts, aims, threat=threat, steps=first_steps, leave=False).best
+            search.spent(rows, part)
+        if wider:
+            starts = self.threat.project(clean, starts)
+        if self.average == 1:
+            self._run(predict, search, rows, starts, aims, steps=steps)
+            return
+        part = search.part(rows)
+        self._run(predict, part, every, starts, aims, steps=steps, leave=False)
+        logits = forward(predict, part.images, part.labels)
+        part.queries += 1
+        part.fooled, part.margin = logits.argmax(dim=1) != part.labels, margin(logits, part.labels)
+        search.merge(rows, part)
 
-    def _run(self, predict: Predict, search: Search, rows: Tensor, starts: Tensor, targets: Tensor | None) -> None:
-        """One run on images ``rows`` from ``starts``, towards ``targets`` (len(rows),) where given."""
-        run = _Run.begin(self.threat, rows, take(search.clean, rows), starts, search.labels[rows], targets)
-        found = self._look(predict, search, run)
-        run.begin_ascent(found)
-        run = run.of(search.fooled)
-        ends = set(accumulate(checkpoint_windows(self.steps)))
+    def _run(
+        self,
+        predict: Predict,
+        search: Search,
+        rows: Tensor,
+        starts: Tensor,
+        targets: Tensor | None,
+        *,
+        threat: ThreatModel | None = None,
+        steps: int | None = None,
+        leave: bool = True,
+    ) -> _Run:
+        """One run on images ``rows`` from ``starts``, towards ``targets`` (len(rows),) where given.
+
+        Args:
+            predict: see :meth:`Attack.__call__`.
+            search: takes in what is found.
+            rows: (R,) images of ``search``.
+            starts: (R, C, H, W).
+            targets: (R,) classes, or None.
+            threat: default: the attack's.
+            steps: default: the attack's.
+            leave: images that are fooled leave the run.
+        """
+        threat, steps = threat or self.threat, self.steps if steps is None else steps
+        kind = _SparseRun if threat.norm == "l1" else _Run
+        run = kind.begin(threat, rows, take(search.clean, rows), starts, search.labels[rows], targets)
+        run.begin_ascent(self._look(predict, search, run))
+        run = run.of(search.fooled) if leave else run
+        ends = set(accumulate(kind.windows(steps)))
         start_of_window = 0
-        for step in range(1, self.steps + 1):
+        for step in range(1, steps + 1):
             if not len(run.rows):
-                return
-            run.move(self.threat, MOMENTUM if step > 1 else 1.0)
-            if step == self.steps:
+                break
+            run.move(threat, MOMENTUM if step > 1 else 1.0)
+            if step == steps and leave:
                 self._look_without_gradient(predict, search, run)
-                return
+                break
             run.ascend(self._look(predict, search, run))
-            run = run.of(search.fooled)
+            run = run.of(search.fooled) if leave else run
             if step in ends:
                 run.adapt_step(window=step - start_of_window)
                 start_of_window = step
+        return run
 
     def _objective(self, targets: Tensor | None) -> Objective:
         if targets is None:
@@ -202,10 +260,24 @@ class _Run:
     best_at_check: Tensor
     halved_at_check: Tensor
 
+    FIRST_STEP: ClassVar[float] = 2.0  # times eps
+
+    @staticmethod
+    def windows(steps: int) -> list[int]:
+        """See :func:`checkpoint_windows`."""
+        return checkpoint_windows(steps)
+
     @classmethod
     def begin(
-        cls, threat: ThreatModel, rows: Tensor, clean: Tensor, starts: Tensor, labels: Tensor, targets: Tensor | None
-    ) -> _Run:
+        cls,
+        threat: ThreatModel,
+        rows: Tensor,
+        clean: Tensor,
+        starts: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        **more: Tensor,
+    ) -> Self:
         """At the starts, before the first pass."""
         zero = torch.zeros_like(labels, dtype=clean.dtype)
         return cls(
@@ -221,14 +293,15 @@ class _Run:
             best_loss=zero,
             # As in the official implementation, the first step's loss is compared with 0 and not with the start's.
             last_loss=zero,
-            step=torch.full_like(zero, 2 * threat.eps),
+            step=torch.full_like(zero, cls.FIRST_STEP * threat.eps),
             increases=torch.zeros_like(labels),
             best_at_check=zero,
             # As in the official implementation: the first check never halves for lack of improvement alone.
             halved_at_check=torch.ones_like(labels, dtype=torch.bool),
+            **more,
         )
 
-    def of(self, fooled: Tensor) -> _Run:
+    def of(self, fooled: Tensor) -> Self:
         """The state without the images that are ``fooled``, (B,) of the whole batch."""
         gone = fooled[self.rows]
         if not bool(gone.any()):
@@ -275,5 +348,61 @@ class _Run:
         self.increases = torch.zeros_like(self.increases)
         self.step = torch.where(halve, self.step / 2, self.step)
         choose = per_image(halve, self.current)
+        self.current = torch.where(choose, self.best, self.current)
+        self.gradient = torch.where(choose, self.best_gradient, self.gradient)
+
+
+@dataclass
+class _SparseRun(_Run):
+    """A run in l1: sparse steps, no momentum, a step size that follows how many coordinates are changed.
+
+    ``share`` of the coordinates move in a step; ``changed``, a number, were changed at the last check; the
+    largest step is ``first_step``.
+    """
+
+    share: Tensor
+    changed: Tensor
+    first_step: Tensor
+
+    FIRST_STEP: ClassVar[float] = 1.0
+    SHRINK: ClassVar[float] = 1.5  # of step and share
+    SMALLEST: ClassVar[float] = 10.0  # the smallest step is the first over that
+    SPARSER: ClassVar[float] = 0.95
+
+    @staticmethod
+    def windows(steps: int) -> list[int]:
+        """4 % of the steps each."""
+        window = max(int(0.04 * steps), 1)
+        return [window] * (steps // window)
+
+    @classmethod
+    def begin(
+        cls,
+        threat: ThreatModel,
+        rows: Tensor,
+        clean: Tensor,
+        starts: Tensor,
+        labels: Tensor,
+        targets: Tensor | None,
+        **more: Tensor,
+    ) -> Self:
+        changed = changed_coordinates(clean, starts)
+        share = changed / clean.shape[1:].numel() / cls.SHRINK
+        first_step = torch.full_like(changed, cls.FIRST_STEP * threat.eps)
+        sparse = {"share": share, "changed": changed, "first_step": first_step}
+        return super().begin(threat, rows, clean, starts, labels, targets, **sparse, **more)
+
+    def move(self, threat: ThreatModel, share: float) -> None:
+        step = per_image(self.step, self.current) * sparse_direction(self.gradient, self.share)
+        self.previous, self.current = self.current, threat.project(self.clean, self.current + step)
+
+    def adapt_step(self, window: int) -> None:
+        """Where the best image has become sparser: the largest step from there; elsewhere a smaller step."""
+        changed = changed_coordinates(self.clean, self.best)
+        sparser = changed < self.SPARSER * self.changed
+        smaller = torch.maximum(self.step / self.SHRINK, self.first_step / self.SMALLEST)
+        self.step = torch.where(sparser, self.first_step, smaller)
+        self.share, self.changed = changed / self.clean.shape[1:].numel() / self.SHRINK, changed
+        choose = per_image(sparser, self.current)
         self.current = torch.where(choose, self.best, self.current)
         self.gradient = torch.where(choose, self.best_gradient, self.gradient)

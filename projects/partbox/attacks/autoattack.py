@@ -51,6 +51,7 @@ class AutoAttack(Attack):
     """
 
     def __init__(self, threat: ThreatModel, version: str = "standard", *, order: str = "published") -> None:
+        threat.only("linf", "l2", of="AutoAttack")
         if version not in VERSIONS:
             raise ValueError(unknown("version of AutoAttack", version, VERSIONS))
         if order not in ORDERS:

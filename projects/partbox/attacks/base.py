@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from partbox.progress import note_passes
 
@@ -90,25 +92,27 @@ class Search:
         return (~self.fooled).nonzero().squeeze(1)
 
     def look(self, rows: Tensor, candidates: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
-        """Take in one forward pass on candidates for the images ``rows``, none of them fooled so far.
+        """Take in one forward pass on candidates for the images ``rows``.
+
+        Of an image that is fooled already only another fooling candidate counts: the last one is kept.
 
         Returns:
             (len(rows),) bool, True where the candidate fools.
         """
         wrong = logits.argmax(dim=1) != self.labels[rows]
-        better = wrong | (loss > self._highest[rows])
+        better = wrong | ((loss > self._highest[rows]) & ~self.fooled[rows])
         if bool(better.any()):
             chosen = rows[better]
             self.images[chosen] = candidates[better]
-            self._highest[chosen] = loss[better]
-            self.margin[chosen] = margin(logits[better], self.labels[chosen])
+            self._highest[chosen] = loss[better].to(self._highest)
+            self.margin[chosen] = margin(logits[better], self.labels[chosen]).to(self.margin)
             self.fooled[rows[wrong]] = True
         self.queries[rows] += 1
         return wrong
 
     def accept(self, rows: Tensor, images: Tensor, margins: Tensor) -> None:
         """Take in images (len(rows), C, H, W) that fool, with the margins (len(rows),) of their logits."""
-        self.images[rows], self.margin[rows], self.fooled[rows] = images, margins, True
+        self.images[rows], self.margin[rows], self.fooled[rows] = images, margins.to(self.margin), True
 
     def saw_gradients(self, rows: Tensor, zero: Tensor) -> None:
         """Note whether the gradient that the attack follows was exactly zero, (len(rows),) bool."""
@@ -131,12 +135,16 @@ class Search:
         self.images[chosen] = part.images[news]
         self.margin[chosen] = part.margin[news]
         self.fooled[rows] |= part.fooled
-        self.queries[rows] += part.queries
-        self._gradients_seen[rows] += part._gradients_seen
-        self._saw_only_zero[rows] &= part._saw_only_zero
+        self.spent(rows, part)
         for row, name in zip(rows.tolist(), part.fooled_by, strict=True):
             self.fooled_by[row] = name
         self.notes += [note for note in part.notes if note not in self.notes]
+
+    def spent(self, rows: Tensor, part: Search) -> None:
+        """Take over what a :meth:`part` has cost, and nothing that it found."""
+        self.queries[rows] += part.queries
+        self._gradients_seen[rows] += part._gradients_seen
+        self._saw_only_zero[rows] &= part._saw_only_zero
 
     @property
     def zero_gradient(self) -> Tensor:
@@ -207,11 +215,19 @@ class Attack(ABC):
             AttackError: see :mod:`partbox.attacks.base`.
         """
         check_inputs(images, labels, image_ids)
-        images, labels = images.detach(), labels.long()
+        images, labels = plain(images), labels.long()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
+        notes = check_mode(predict)
         if not len(images):
             return Search(images, labels, images.new_zeros((0, 1))).result()
-        search = Search(images, labels, forward(predict, images, labels))
+        logits = forward(predict, images, labels)
+        if logits.shape[1] < 2:
+            raise AttackError(
+                "predict returns one logit an image, so that no answer is ever wrong; of a sigmoid give both classes: "
+                "torch.cat([torch.zeros_like(z), z], dim=1)"
+            )
+        search = Search(images, labels, logits)
+        search.notes += notes
         search.queries += 1
         self.search(predict, search, ids, seed)
         search.found_by(self.name)
@@ -241,10 +257,51 @@ def in_layout_of(images: Tensor, other: Tensor) -> Tensor:
     return other.contiguous()
 
 
+def plain(images: Tensor) -> Tensor:
+    """The images without a gradient's history, as a tensor that may get a gradient.
+
+    Raises:
+        AttackError: called in ``torch.inference_mode()``, where nothing gets a gradient.
+    """
+    if torch.is_inference_mode_enabled():
+        raise AttackError("attacks need gradients, which torch.inference_mode() forbids: call them outside of it")
+    return images.clone() if images.is_inference() else images.detach()
+
+
+def check_mode(predict: Callable[..., object]) -> list[str]:
+    """Notes on a network that answers at random; a plain function tells nothing about its network.
+
+    Raises:
+        AttackError: a network whose BatchNorm is in training mode.
+    """
+    network = predict if isinstance(predict, nn.Module) else getattr(predict, "__self__", None)
+    if not isinstance(network, nn.Module):
+        return []
+    for name, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and module.training:
+            raise AttackError(
+                f"the model is in training mode ({name or type(module).__name__}): answers would depend on the batch, "
+                "and the attack would change the running statistics; call eval() on the model first"
+            )
+    active = any(isinstance(one, _DropoutNd) and one.training and one.p > 0 for one in network.modules())
+    return ["dropout was active (training mode): the model answered at random"] if active else []
+
+
 def forward(predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
-    """Checked logits (B, K) without a gradient."""
+    """Checked logits (B, K) without a gradient.
+
+    Raises:
+        AttackError: see :func:`check_logits`; images that ``predict`` has changed.
+    """
     with torch.no_grad():
-        return check_logits(predict(images), labels, images)
+        version = images._version
+        logits = predict(images)
+        if images._version != version:
+            raise AttackError(
+                "predict changes the images that it is given (an operation in place, such as x -= mean): let it work "
+                "on a copy"
+            )
+        return check_logits(logits, labels, images)
 
 
 def check_inputs(images: Tensor, labels: Tensor, image_ids: Sequence[ImageId] | None) -> None:
@@ -275,9 +332,10 @@ def check_inputs(images: Tensor, labels: Tensor, image_ids: Sequence[ImageId] | 
 
 
 def check_logits(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-    """Return ``logits`` in the type of the images when they are finite (B, K), and raise AttackError otherwise.
+    """Return ``logits`` when they are finite (B, K), and raise AttackError otherwise.
 
-    A model may answer in half or double precision; losses and steps are computed in that of the images.
+    A model may answer in half precision: then they are returned in that of the images. Of a model that answers in
+    double precision they stay as they are, since rounding could make the largest ones equal and so another verdict.
     """
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
         raise AttackError(f"predict must return logits (B, K) with B = {len(labels)}, not {_describe(logits)}")
@@ -286,7 +344,7 @@ def check_logits(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits).all()):
         raise AttackError("the model returned logits that are not finite")
     note_passes(len(logits))
-    return logits.to(images.dtype)
+    return logits.to(torch.promote_types(logits.dtype, images.dtype))
 
 
 def _describe(value: object) -> str:
@@ -348,6 +406,7 @@ def ascend(predict: Predict, objective: Objective, images: Tensor, labels: Tenso
     if objective is not margin and bool(zero.any()):
         again = zero & (logits.argmax(dim=1) == labels)
         if bool(again.any()):
+            gradient = gradient.clone()  # it may share memory, such as that of a mean
             _, _, gradient[again], zero[again] = _gradient_pass(predict, margin, take(images, again), labels[again])
             passes[again] += 1
     return Ascent(logits, loss, gradient, zero, passes)

@@ -15,7 +15,7 @@ from partbox.suggestions import unknown
 
 from .base import AttackError, BlindAttackError, whole_numbers
 from .draws import ImageId, random_starts
-from .threat import ThreatModel, parse_eps
+from .threat import ThreatModel, step_length
 
 Targets = Literal["truth", "nothing", "mislabelled"]
 
@@ -120,6 +120,7 @@ class DetectorPGD:
         *,
         random_start: bool = True,
     ) -> None:
+        threat.only("linf", "l2", of="DetectorPGD")
         whole_numbers("DetectorPGD", steps=steps, restarts=restarts)
         if goal not in GOALS:
             raise ValueError(unknown("goal of DetectorPGD", goal, GOALS))
@@ -128,9 +129,7 @@ class DetectorPGD:
         self.threat = threat
         self.goal = goal
         self.steps = steps
-        self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
-        if self.step_size == 0 and threat.eps > 0:
-            raise ValueError("a step size of 0 never leaves the start")
+        self.step_size = step_length(threat, steps, step_size)
         self.restarts = restarts
         self.random_start = random_start
 

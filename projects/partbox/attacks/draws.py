@@ -7,6 +7,7 @@ a generator of its own, on the CPU, so batch size, order, process count and devi
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ def random_starts(
 ) -> Tensor:
     """A random allowed image around each image, (B, C, H, W).
 
-    linf: uniform in the box. l2: uniform in the ball (Gaussian direction, radius eps * U^(1/d)).
+    linf: uniform in the box. l2: uniform in the ball (Gaussian direction, radius eps * U^(1/d)). l1: uniform in the
+    ball (exponential numbers with random signs, over their sum and one more).
     """
     shape = images.shape[1:]
     noises = []
@@ -73,6 +75,10 @@ def random_starts(
         generator = image_generator(seed, image_id, restart)
         if threat.norm == "linf":
             noises.append(torch.rand(shape, generator=generator) * 2 - 1)
+        elif threat.norm == "l1":
+            shares = torch.empty(math.prod(shape) + 1).exponential_(generator=generator)
+            signs = torch.rand(shape, generator=generator) - 0.5
+            noises.append((shares[1:] / shares.sum()).view(shape) * signs.sign())
         else:
             direction = torch.randn(shape, generator=generator)
             radius = torch.rand((), generator=generator) ** (1 / direction.numel())
@@ -93,8 +99,8 @@ def boundary_starts(
 ) -> Tensor:
     """A random image at distance eps (before pixels are clipped to [0, 1]) from each image, (B, C, H, W).
 
-    linf: uniform noise over its largest entry, so that at least one entry is at eps. l2: a Gaussian direction. Both as
-    AutoAttack starts APGD (Croce & Hein 2020).
+    linf: uniform noise over its largest entry, so that at least one entry is at eps. l2: a Gaussian direction. l1: the
+    allowed image nearest to Gaussian noise. All as AutoAttack starts APGD (Croce & Hein 2020, 2021).
     """
     shape = images.shape[1:]
     noises = []
@@ -103,7 +109,11 @@ def boundary_starts(
         if threat.norm == "linf":
             noise = torch.rand(shape, generator=generator) * 2 - 1
             noises.append(noise / noise.abs().max().clamp_min(1e-12))
+        elif threat.norm == "l1":
+            noises.append(torch.randn(shape, generator=generator))
         else:
             noise = torch.randn(shape, generator=generator)
             noises.append(noise / noise.norm().clamp_min(1e-12))
+    if threat.norm == "l1":
+        return threat.project(images, images + _stacked(noises, images))
     return (images + threat.eps * _stacked(noises, images)).clamp(0.0, 1.0)

@@ -15,8 +15,10 @@ from .base import (
     Search,
     check_inputs,
     check_logits,
+    check_mode,
     forward,
     in_layout_of,
+    plain,
     take,
     whole_numbers,
 )
@@ -51,6 +53,7 @@ class FAB(Attack):
     def __init__(
         self, threat: ThreatModel, steps: int = 100, *, targeted: bool = False, targets: int = 9, restarts: int = 1
     ) -> None:
+        threat.only("linf", "l2", of="FAB")
         whole_numbers("FAB", steps=steps, targets=targets, restarts=restarts)
         self.threat = threat
         self.steps = steps
@@ -109,12 +112,17 @@ class FAB(Attack):
             distance is 0 where the clean image is misclassified, and inf where none was found.
         """
         check_inputs(images, labels, image_ids)
-        images, labels = images.detach(), labels.long()
+        images, labels = plain(images), labels.long()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
+        check_mode(predict)
+        if not len(images):
+            return images.clone(), torch.zeros_like(labels, dtype=images.dtype)
         logits = forward(predict, images, labels)
-        nearest, distance = images.clone(), torch.full_like(logits[:, 0], torch.inf)
+        nearest, distance = images.clone(), torch.full_like(labels, torch.inf, dtype=images.dtype)
         distance[logits.argmax(dim=1) != labels] = 0.0
         rows = (distance > 0).nonzero().squeeze(1)
+        if not len(rows):
+            return nearest, distance
         for starts in self._starts(logits):
             chase = self._chase(
                 predict,
@@ -188,10 +196,10 @@ class FAB(Attack):
             if not logits.requires_grad:
                 raise AttackError("the logits do not depend on the images through differentiable operations")
             if targets is not None:
-                gaps = targeted_margin(logits, labels, targets)
+                gaps = targeted_margin(logits, labels, targets).to(images.dtype)
                 return gaps.detach()[:, None], _gradients([gaps], leaf)
             others = _other_classes(logits.shape[1], labels)
-            gaps = logits.gather(1, others) - logits.gather(1, labels[:, None])
+            gaps = (logits.gather(1, others) - logits.gather(1, labels[:, None])).to(images.dtype)
             return gaps.detach(), _gradients(list(gaps.unbind(1)), leaf)
 
     def _step(self, clean: Tensor, current: Tensor, gaps: Tensor, gradients: Tensor) -> Tensor:
@@ -259,5 +267,5 @@ class _Chase:
         self.nearest[chosen], self.distance[chosen], self.margin[chosen] = (
             images[nearer],
             distance[nearer],
-            margins[nearer],
+            margins[nearer].to(self.margin),
         )

@@ -51,6 +51,7 @@ class FoolboxAttack(Attack):
     ) -> None:
         import foolbox
 
+        threat.only("linf", "l2", of="FoolboxAttack")
         kind = getattr(foolbox.attacks, attack, None)
         if not inspect.isclass(kind) or not issubclass(kind, foolbox.attacks.base.Attack):
             raise ValueError(

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from partbox.suggestions import unknown
 
-from .base import AttackError, AttackResult, check_inputs, check_logits, whole_numbers
+from .base import AttackError, AttackResult, check_inputs, check_logits, check_mode, plain, whole_numbers
 from .draws import ImageId, content_ids, random_starts
 from .objectives import cross_entropy, margin
-from .threat import ThreatModel, parse_eps
+from .threat import ThreatModel, step_length
 
 NOT_LABELLED = -1  # as in partbox.data, which attacks do not import: they work without detectron2
 GOALS = ("parts", "both", "guided", "two-stage", "inverse")
@@ -102,6 +102,7 @@ class PartPGD:
         part_weight: float = 0.5,
         region: str = "all",
     ) -> None:
+        threat.only("linf", "l2", of="PartPGD")
         whole_numbers("PartPGD", steps=steps)
         if goal not in GOALS:
             raise ValueError(unknown("goal of PartPGD", goal, GOALS))
@@ -114,7 +115,7 @@ class PartPGD:
         self.threat = threat
         self.goal = goal
         self.steps = steps
-        self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+        self.step_size = step_length(threat, steps, step_size)
         self.part_weight = part_weight
         self.region = region
 
@@ -126,7 +127,7 @@ class PartPGD:
     @property
     def passes(self) -> int:
         """Forward passes of an image."""
-        return self.steps + 1
+        return self.steps + 1 + int(self.goal == "inverse")
 
     @property
     def settings(self) -> dict[str, int | float | str | bool]:
@@ -171,13 +172,15 @@ class PartPGD:
         """
         check_inputs(images, labels, image_ids)
         self._check_maps(images, part_maps, guides)
-        images = images.detach()
+        images, labels = plain(images), labels.long()
+        check_mode(predict)
         if not len(images):  # a network need not take an empty batch
             return _Kept(images, labels, stop_when_fooled=False).result()
         ids = list(image_ids) if image_ids is not None else content_ids(images)
         allowed = region_mask(part_maps, self.region).to(images)
         aim = self._misread_masks(predict, head, images, labels) if self.goal == "inverse" else None
         kept = _Kept(images, labels, stop_when_fooled=self.goal in ("both", "two-stage", "inverse"))
+        kept.queries += int(self.goal == "inverse")  # the clean masks
         candidates = images + (random_starts(self.threat, images, ids, seed=seed, restart=0) - images) * allowed
         for step in range(self.steps + 1):
             found = self._ascend(predict, candidates, labels, part_maps, guides, step, aim)
@@ -208,7 +211,7 @@ class PartPGD:
         check_inputs(images, labels, image_ids)
         if self.goal in ("guided", "inverse"):
             raise AttackError(f"the {self.goal} goal is not for training: it needs more than the batch")
-        images = images.detach()
+        images, labels = plain(images), labels.long()
         if not len(images):
             return images
         labelled = (part_maps != NOT_LABELLED).flatten(1).any(dim=1)
@@ -300,8 +303,13 @@ class PartPGD:
     ) -> _Found:
         with torch.enable_grad():
             leaf = candidates.detach().requires_grad_(True)
-            found = predict(leaf)
-            check_logits(found.logits, labels, leaf)
+            answer = PartPrediction(*predict(leaf))
+            masks = answer.mask_logits
+            found = PartPrediction(
+                check_logits(answer.logits, labels, leaf), masks.to(torch.promote_types(masks.dtype, leaf.dtype))
+            )
+            if step == 0:
+                _check_parts(masks.shape[1] - 1, part_maps, guides)
             value = self._objective(found, labels, part_maps, guides, step, aim)
             if not value.requires_grad:
                 raise AttackError("parts and logits do not depend on the images through differentiable operations")
@@ -312,6 +320,16 @@ class PartPGD:
         if not found.mask_logits.requires_grad and len(candidates) and not bool(gradient.any()):
             raise AttackError("the masks are not differentiable: the parts' gradient is exactly zero for every image")
         return _Found(found.logits.detach(), value.detach(), gradient)
+
+
+def _check_parts(parts: int, *maps: Tensor | None) -> None:
+    """Raises AttackError for a label that is no part of the model."""
+    for one in maps:
+        if one is not None and not NOT_LABELLED <= int(one.min()) <= int(one.max()) <= parts:
+            raise AttackError(
+                f"part maps hold 0 = background, 1 to {parts} = the model's parts and {NOT_LABELLED} = not labelled, "
+                f"not {int(one.min())}..{int(one.max())}"
+            )
 
 
 class _Found(NamedTuple):
@@ -337,16 +355,17 @@ class _Kept:
         """Take in one pass; values of different stages are not compared."""
         if stage != self._stage:
             self._stage, self._highest = stage, torch.full_like(self._highest, -torch.inf)
-        margins = margin(found.logits, self.labels)
+        margins = margin(found.logits, self.labels).to(self.margin)
+        wrong = found.logits.argmax(dim=1) != self.labels  # also where the largest logits are equal
         better = found.value > self._highest
         if self.stop_when_fooled:
-            better = (better | (margins > 0)) & ~self.fooled
+            better = (better | wrong) & ~self.fooled
         self.queries += 1
         self._saw_only_zero &= (found.gradient * allowed == 0).flatten(1).all(dim=1)
         self._highest = torch.where(better, found.value, self._highest)
         self.images[better] = candidates[better]
         self.margin[better] = margins[better]
-        self.fooled = self.margin > 0
+        self.fooled[better] = wrong[better]
 
     def result(self) -> AttackResult:
         return AttackResult(self.images, self.fooled, self.queries, self.margin, self._saw_only_zero)

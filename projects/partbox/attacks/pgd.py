@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .base import Attack, AttackError, Predict, Search, ascend, check_inputs, forward, take, whole_numbers
+from .base import Attack, AttackError, Predict, Search, ascend, check_inputs, forward, plain, take, whole_numbers
 from .draws import ImageId, random_starts
 from .objectives import Objective, get_objective
-from .threat import ThreatModel, parse_eps
+from .threat import ThreatModel, step_length
 
 
 class PGD(Attack):
@@ -40,14 +40,13 @@ class PGD(Attack):
         random_start: bool = True,
         loss: str = "ce",
     ) -> None:
+        threat.only("linf", "l2", of="PGD")
         whole_numbers("PGD", steps=steps, restarts=restarts)
         if restarts > 1 and not random_start:
             raise ValueError("restarts without random starts would repeat the same run: set random_start=True")
         self.threat = threat
         self.steps = steps
-        self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
-        if self.step_size == 0 and threat.eps > 0:
-            raise ValueError("a step size of 0 never leaves the start")
+        self.step_size = step_length(threat, steps, step_size)
         self.restarts = restarts
         self.random_start = random_start
         self.loss = loss
@@ -135,7 +134,7 @@ class PGD(Attack):
                 on random noise would be called adversarial.
         """
         check_inputs(images, labels, image_ids)
-        images = images.detach()
+        images, labels = plain(images), labels.long()
         objective = objective or self.objective
         candidates = self._start(images, image_ids, seed, restart=0) if starts is None else starts
         for _ in range(self.steps):

@@ -13,7 +13,7 @@ from partbox.suggestions import unknown
 
 from .base import AttackError, AttackResult, Predict, whole_numbers
 from .draws import ImageId, content_ids, random_starts
-from .threat import ThreatModel, parse_eps
+from .threat import ThreatModel, step_length
 
 LOSSES = ("ce", "segpgd", "cospgd", "margin")
 
@@ -104,15 +104,14 @@ class SegmentationPGD:
         random_start: bool = True,
         ignore: int = 255,
     ) -> None:
+        threat.only("linf", "l2", of="SegmentationPGD")
         whole_numbers("SegmentationPGD", steps=steps)
         if loss not in LOSSES:
             raise ValueError(unknown("loss of SegmentationPGD", loss, LOSSES))
         self.threat = threat
         self.loss = loss
         self.steps = steps
-        self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
-        if self.step_size == 0 and threat.eps > 0:
-            raise ValueError("a step size of 0 never leaves the start")
+        self.step_size = step_length(threat, steps, step_size)
         self.random_start = random_start
         self.ignore = ignore
 

@@ -41,6 +41,7 @@ class Square(Attack):
         stretch_schedule: bool = False,
         restarts: int = 1,
     ) -> None:
+        threat.only("linf", "l2", of="Square")
         whole_numbers("Square", queries=queries, restarts=restarts)
         if not 0 < first_share <= 1:
             raise ValueError(f"Square's first_share must lie in (0, 1], not {first_share!r}")

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from partbox.suggestions import unknown
 
-Norm = Literal["linf", "l2"]
+from .l1 import onto_l1_ball
+
+Norm = Literal["linf", "l2", "l1"]
 
 
 def parse_eps(value: float | int | str, name: str = "eps") -> float:
@@ -34,6 +36,18 @@ def parse_eps(value: float | int | str, name: str = "eps") -> float:
     return number
 
 
+def step_length(threat: ThreatModel, steps: int, step_size: float | str | None) -> float:
+    """The step size given, or 2.5 * eps / steps (Madry et al. 2018).
+
+    Raises:
+        ValueError: a step size that is no number, negative, or 0 where eps is not.
+    """
+    length = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+    if length == 0 and threat.eps > 0:
+        raise ValueError("a step size of 0 never leaves the start")
+    return length
+
+
 def per_image(values: Tensor, images: Tensor) -> Tensor:
     """Reshape (B,) so that it broadcasts over (B, ...)."""
     return values.reshape(-1, *[1] * (images.dim() - 1))
@@ -44,7 +58,8 @@ class ThreatModel:
     """All images within ``eps`` of the clean image in ``norm``, with pixels in [0, 1].
 
     Attributes:
-        norm: ``"linf"`` (largest change of any channel of any pixel) or ``"l2"`` (Euclidean over the whole image).
+        norm: ``"linf"`` (largest change of any channel of any pixel), ``"l2"`` (Euclidean over the whole image), or
+            ``"l1"`` (sum of all changes; for :class:`partbox.attacks.APGD` and noise only).
         eps: radius in [0, 1] pixel space; may be given as text, ``"8/255"``.
 
     Raises:
@@ -65,6 +80,12 @@ class ThreatModel:
         nice = f"{round(numerator)}/255" if whole else f"{self.eps:g}"
         return f"{self.norm} {nice}"
 
+    def only(self, *norms: Norm, of: str) -> None:
+        """Raises ValueError where the norm is none of those that an attack knows."""
+        if self.norm not in norms:
+            known = " and ".join(norms)
+            raise ValueError(f"{of} knows {known}, not {self.norm}")
+
     def scaled(self, factor: float) -> ThreatModel:
         """The same norm with ``factor * eps`` (used by eps warm-up)."""
         return ThreatModel(self.norm, self.eps * factor)
@@ -72,13 +93,18 @@ class ThreatModel:
     def distance(self, images: Tensor, other: Tensor) -> Tensor:
         """Size of the perturbation of each image: (B, ...), (B, ...) -> (B,)."""
         delta = (other - images).flatten(1)
-        return delta.abs().amax(dim=1) if self.norm == "linf" else delta.norm(dim=1)
+        if self.norm == "linf":
+            return delta.abs().amax(dim=1)
+        return delta.norm(p=1 if self.norm == "l1" else 2, dim=1)
 
     def project(self, images: Tensor, candidates: Tensor) -> Tensor:
         """The allowed image nearest to each candidate, up to the order ball, then [0, 1]; (B, C, H, W) each.
 
         An l2 perturbation inside the ball stays as it is: it is scaled by min(1, eps / norm), not onto the sphere.
+        In l1 ball and [0, 1] are taken together: clipping afterwards would leave much of eps unused.
         """
+        if self.norm == "l1":
+            return onto_l1_ball(images, candidates, self.eps)
         if self.norm == "linf":
             inside = torch.minimum(torch.maximum(candidates, images - self.eps), images + self.eps)
         else:
@@ -88,7 +114,12 @@ class ThreatModel:
         return inside.clamp(0.0, 1.0)
 
     def ascent_direction(self, gradient: Tensor) -> Tensor:
-        """Steepest ascent of unit size in this norm: the sign (linf) or the normalised gradient (l2), (B, C, H, W)."""
+        """Steepest ascent of unit size: the sign (linf) or the normalised gradient (l2), (B, C, H, W).
+
+        Raises:
+            ValueError: l1, where that is a single entry: see :func:`partbox.attacks.l1.sparse_direction`.
+        """
+        self.only("linf", "l2", of="steepest ascent")
         if self.norm == "linf":
             return gradient.sign()
         # Confident models have gradients far below 1; scaled by their largest entry first, none is too small.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from partbox.attacks import PGD, Attack, AttackError, Square, ThreatModel
+from partbox.attacks import APGD, PGD, Attack, AttackError, Square, ThreatModel
 from partbox.attacks.base import Predict
 from partbox.attacks.draws import ImageId, random_starts
 from partbox.attacks.objectives import margin
@@ -84,8 +84,8 @@ def check_classifier(
             and for a single one of them any number of versions of it. ``predict`` is that for all then.
 
     Returns:
-        In this order: ``deterministic``, ``gradients``, ``large eps``, ``more steps``, ``monotone``, ``black box``,
-        ``noise`` and, with a surrogate, ``transfer``. An attack that stops ends the list.
+        In this order: ``deterministic``, ``gradients``, ``large eps``, ``more steps``, ``monotone``, ``black box`` (not
+        in l1), ``noise`` and, with a surrogate, ``transfer``. An attack that stops ends the list.
     """
     subject = _Subject(predict, images, labels, robust, threat, list(image_ids), seed, predict_of_rows)
     checks = [_deterministic(subject), _gradients(subject)]
@@ -93,7 +93,7 @@ def check_classifier(
         lambda: _large_eps(subject),
         lambda: _more_steps(subject, steps),
         lambda: _monotone(subject, steps),
-        lambda: _black_box(subject),
+        *([] if threat.norm == "l1" else [lambda: _black_box(subject)]),  # Square does not know l1
         lambda: _noise(subject),
     ]
     if surrogate is not None:
@@ -226,9 +226,10 @@ def _gradients(subject: _Subject) -> Check:
 def _large_eps(subject: _Subject) -> Check:
     """Where every image is allowed nothing may stay right."""
     size = subject.images[0].numel()
-    everything = ThreatModel(subject.threat.norm, 1.0 if subject.threat.norm == "linf" else float(size**0.5))
+    radius = {"linf": 1.0, "l2": size**0.5, "l1": float(size)}[subject.threat.norm]
+    everything = ThreatModel(subject.threat.norm, radius)
     rows = subject.right(subject.images).nonzero().squeeze(1)
-    left = len(rows) - subject.fooled_by(PGD(everything, 50), rows)
+    left = len(rows) - subject.fooled_by(_search(everything, 50), rows)
     reason = f"{left} of {len(rows)} images stay right where every change is allowed: the attack does not work"
     return judge("large eps", left <= subject.tolerated(rows), reason, {"images": len(rows), "still_right": left})
 
@@ -237,7 +238,7 @@ def _more_steps(subject: _Subject, steps: int) -> Check:
     """Images called robust survive a longer attack with other starts."""
     longer = max(MORE_STEPS, 5 * steps)
     rows = subject.survivors
-    fooled = subject.fooled_by(PGD(subject.threat, longer, restarts=2), rows)
+    fooled = subject.fooled_by(_search(subject.threat, longer, restarts=2), rows)
     reason = f"{fooled} of {len(rows)} robust images fall to {longer} steps and two restarts: the attack was too short"
     values = {"images": len(rows), "fooled": fooled, "steps": longer}
     return judge("more steps", fooled <= subject.tolerated(rows), reason, values)
@@ -246,7 +247,7 @@ def _more_steps(subject: _Subject, steps: int) -> Check:
 def _monotone(subject: _Subject, steps: int) -> Check:
     """A larger eps fools no fewer images."""
     rows = subject.right(subject.images).nonzero().squeeze(1)
-    fooled = [subject.fooled_by(PGD(subject.threat.scaled(factor), steps), rows) for factor in (0.5, 1.0, 2.0)]
+    fooled = [subject.fooled_by(_search(subject.threat.scaled(factor), steps), rows) for factor in (0.5, 1.0, 2.0)]
     falls = max(fooled[0] - fooled[1], fooled[1] - fooled[2])
     reason = f"a larger eps fools fewer images ({fooled} at half, full and double eps): the attack gets stuck"
     return judge("monotone", falls <= subject.tolerated(rows), reason, {"images": len(rows), "fooled": fooled})
@@ -280,12 +281,23 @@ def _transfer(subject: _Subject, surrogate: Predict, steps: int) -> Check:
     if len(rows):
         ids = [subject.ids[row] for row in rows.tolist()]
         labels = subject.labels[rows]
-        attack = PGD(subject.threat, steps)
-        images = attack.perturb(surrogate, subject.images[rows], labels, image_ids=ids, seed=subject.seed + 3)
+        draws: dict[str, Any] = {"image_ids": ids, "seed": subject.seed + 3}
+        inputs = surrogate, subject.images[rows], labels
+        if subject.threat.norm == "l1":
+            images = APGD(subject.threat, steps)(*inputs, **draws).images
+        else:
+            images = PGD(subject.threat, steps).perturb(*inputs, **draws)
         with torch.no_grad():
             count = int((subject.predict_of(rows.tolist())(images).argmax(dim=1) != labels).sum())
     reason = f"{count} of {len(rows)} robust images fall to images made on another model: the own gradients mislead"
     return judge("transfer", count <= subject.tolerated(rows), reason, {"images": len(rows), "fooled": count})
+
+
+def _search(threat: ThreatModel, steps: int, restarts: int = 1) -> Attack:
+    """The attack with gradients of the checks."""
+    if threat.norm == "l1":
+        return APGD(threat, steps, restarts=restarts)
+    return PGD(threat, steps, restarts=restarts)
 
 
 def judge(name: str, passed: bool, reason: str, values: dict[str, Any]) -> Check:
