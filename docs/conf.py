@@ -27,6 +27,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "config_keys",
+    "notebook_pages",
     "public_names",
     "python_references",
     "remaining_pages",
@@ -36,7 +37,7 @@ extensions = [
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 root_doc = "docs/index"
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/api/*.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/tour.ipynb", "docs/api/*.md"]
 PAGES += [f"{folder}/README.md" for folder in ("datasets", "maskdino_ext", "requirements")]
 source_suffix = {".md": "markdown"}
 include_patterns = PAGES
