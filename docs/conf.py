@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "config_keys",
     "module_texts",
+    "notebook_pages",
     "public_names",
     "python_references",
     "remaining_pages",
@@ -37,7 +38,7 @@ extensions = [
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 root_doc = "docs/index"
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/api/*.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/tour.ipynb", "docs/api/*.md"]
 PAGES += [f"{folder}/README.md" for folder in ("datasets", "maskdino_ext", "requirements")]
 source_suffix = {".md": "markdown"}
 include_patterns = PAGES

@@ -16,6 +16,7 @@ from partbox.engine.setup import load_config
 
 sys.path.insert(0, str(REPOSITORY / "docs/extensions"))
 import config_keys
+import notebook_pages
 import public_names
 import python_references
 import repository_links
@@ -196,5 +197,32 @@ def test_a_source_page_that_does_not_exist_is_plain_text():
 
 def test_the_extensions_are_where_the_settings_look_for_them():
     names = {path.stem for path in Path(config_keys.__file__).parent.glob("*.py")}
-    expected = {"config_keys", "module_texts", "public_names", "python_references", "remaining_pages"}
-    assert names == {*expected, "repository_links"}
+    expected = {"config_keys", "module_texts", "notebook_pages", "public_names", "python_references"}
+    assert names == {*expected, "remaining_pages", "repository_links"}
+
+
+def test_a_notebook_becomes_a_page_with_its_outputs():
+    """Text, code, what it printed and drew; a fence in a text does not end its block."""
+    text = notebook_pages.as_markdown(
+        {
+            "cells": [
+                {"cell_type": "markdown", "source": ["# Title\n", "## 2. A [look]"]},
+                {
+                    "cell_type": "code",
+                    "source": "print('```')",
+                    "outputs": [
+                        {"output_type": "stream", "name": "stdout", "text": ["```\n"]},
+                        {"output_type": "display_data", "data": {"image/png": "AB\nC=\n", "text/plain": ["<Figure>"]}},
+                        {"output_type": "execute_result", "data": {"text/plain": ["3\n", "4"]}},
+                    ],
+                },
+            ]
+        }
+    )
+    assert text == (
+        "# Title\n## 2. A [look]\n\n````python\nprint('```')\n````\n\n````text\n```\n````\n\n"
+        "![Output of: 2. A look](data:image/png;base64,ABC=)\n\n```text\n3\n4\n```\n"
+    )
+    failed = {"cell_type": "code", "source": "", "outputs": [{"output_type": "error", "ename": "E", "traceback": []}]}
+    with pytest.raises(ValueError, match="kind error"):
+        notebook_pages.as_markdown({"cells": [failed]})

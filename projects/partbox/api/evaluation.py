@@ -123,9 +123,8 @@ def evaluate(
             with writing(folder / "examples.png", "example pictures"):
                 save_example_pictures(folder)
         records = tuple(read_records(folder / "records.jsonl"))
-    if output is None:
-        return EvaluationResult(results, records, None, _name_of(model))
-    return EvaluationResult(results, records, folder, folder.absolute().name)
+    named = (None, _name_of(model)) if output is None else (folder, folder.absolute().name)
+    return EvaluationResult(results, records, *named)
 
 
 def _name_of(model: Model) -> str:

@@ -84,7 +84,8 @@ class Model(ABC):
         """What the model says about an image, or about each of a list.
 
         An image is read, turned and resized as in an evaluation, and seen alone: a list gives what its images give one
-        by one. All are checked before the first is looked at.
+        by one, to the last bit, and takes as long; :func:`partbox.evaluate` works in batches. All are checked before
+        the first is looked at.
 
         Args:
             images: a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W), uint8 or floats in [0, 1], RGB; or a
