@@ -237,11 +237,10 @@ def _refuse_unknown(name: str, given: Mapping[str, Any], known: Sequence[str]) -
         raise ValueError(f"the perturbation {name} has no setting {listed}{has}{did_you_mean(strange[0], known)}")
 
 
-def without_name(spec: object) -> str:
-    """The sentence on a perturbation that does not say which one it is."""
+def name_hint(spec: object) -> str:
+    """``; write name instead of nam`` on a perturbation that has no name; empty where no key looks like one."""
     meant = nearest("name", spec) if isinstance(spec, Mapping) else []
-    hint = f"; write name instead of {meant[0]}" if meant else ""
-    return f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}{hint}"
+    return f"; write name instead of {meant[0]}" if meant else ""
 
 
 def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
@@ -251,7 +250,8 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
         ValueError: unknown name, unknown or missing key, or a setting out of range.
     """
     if not isinstance(spec, Mapping) or "name" not in spec:
-        raise ValueError(without_name(spec))
+        text = f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}"
+        raise ValueError(f"{text}{name_hint(spec)}")
     rest = dict(spec)
     name = rest.pop("name")
     if not isinstance(name, str) or name not in BUILDERS:
