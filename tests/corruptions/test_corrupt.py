@@ -148,3 +148,28 @@ def test_the_last_severity_is_stronger_than_the_first(kind):
     image = photograph(224, 224)
     first, last = (np.abs(corrupt(image, kind, severity, 0).astype(float) - image).mean() for severity in (1, 5))
     assert last > (0.9 if kind == "frost" else 1.1) * first > 0  # frost darkens the picture while ice covers it
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_as_decoders_give_them(kind):
+    """Read-only, in Fortran's order, a crop of a larger one, a channel turned round: the pixels decide."""
+    image = photograph(45, 70)
+    expected = corrupt(image, kind, 4, 9)
+    frozen = image.copy()
+    frozen.setflags(write=False)
+    larger = np.zeros((60, 90, 3), np.uint8)
+    larger[7:52, 11:81] = image
+    turned = np.ascontiguousarray(image[:, :, ::-1])[:, :, ::-1]
+    for same in (frozen, np.asfortranarray(image), larger[7:52, 11:81], turned):
+        np.testing.assert_array_equal(corrupt(same, kind, np.int64(4), np.uint32(9)), expected)
+    assert expected.flags.writeable
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(32, 300), (300, 32), (257, 256), (700, 900)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_equals_the_library_on_unusual_sizes(kind, size):
+    """Thin, one pixel beyond a power of two, and larger than the library's pictures of ice."""
+    image = photograph(*size, seed=sum(size))
+    for severity in (1, 5):
+        np.testing.assert_array_equal(corrupt(image, kind, severity, 3), library(image, kind, severity, 3))

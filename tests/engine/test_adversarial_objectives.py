@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from partbox.attacks import PGD, ThreatModel
+from partbox.attacks.draws import random_starts
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier, build_objective, check_attackable
 from partbox.engine.checks import ConfigError
@@ -308,3 +309,24 @@ def test_free_training_is_continued_in_the_middle_of_its_replays(model_and_batch
 def test_what_free_training_does_not_know_is_refused(example_dataset, options, words):
     with pytest.raises(ConfigError, match=words):
         objective(example_dataset, "free", *options)
+
+
+@pytest.mark.parametrize(
+    ("name", "noise", "step", "projected"), [("fgsm-rs", 1.0, 1.25, True), ("n-fgsm", 2.0, 1.0, False)]
+)
+def test_single_steps_are_the_published_ones(model_and_batch, example_dataset, name, noise, step, projected):
+    """Wong et al. 2020: noise of eps, step of 1.25 eps, projected. De Jorge et al. 2022: 2 eps, eps, not projected."""
+    model, batch = model_and_batch
+    model.eval()
+    training = objective(example_dataset, name, "ADVERSARY.EPS", "12/255")
+    images, labels, eps = model.images_of(batch), model.targets_of(batch).labels, 12 / 255
+    ids = [f"4|{sample['image_id']}" for sample in batch]
+    found = training.perturb(model.logits_for(batch), images, labels, ids)
+    start = random_starts(ThreatModel("linf", noise * eps), images, ids, seed=training.seed, restart=0)
+    assert float((start - images).abs().max()) > 0.95 * noise * eps
+    leaf = start.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(model.logits(leaf), labels), leaf)
+    expected = start + step * eps * gradient.sign()
+    if projected:
+        expected = torch.minimum(torch.maximum(expected, images - eps), images + eps)
+    assert float(((found - expected.clamp(0, 1)).abs() > 1e-5).float().mean()) < 1e-3

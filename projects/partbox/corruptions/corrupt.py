@@ -39,7 +39,8 @@ def corrupt(image: Image, name: str, severity: int, seed: int) -> Image:
     check_kind(name, severity)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
         raise ValueError(f"the seed of a corruption is a whole number from 0 to {MAX_SEED}, not {seed!r}")
-    return _implementation(name)(np.ascontiguousarray(image), int(severity), int(seed))
+    result = _implementation(name)(np.ascontiguousarray(image), int(severity), int(seed))
+    return result if result.flags.writeable else result.copy()  # the library gives some in memory of PIL
 
 
 def check_kind(name: str, severity: int) -> None:
