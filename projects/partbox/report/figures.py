@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from .measures import MAIN, MEASURES, Measure, Measured, Value, is_unreliable, threats_of, unreliable_threats
@@ -188,7 +187,7 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, label: str, style: tuple
     xs = [scale * eps for eps, _ in curve.points]
     ys = [value.percent for _, value in curve.points]
     errors = [_bars(value) for _, value in curve.points]
-    drawn = axes.errorbar(
+    axes.errorbar(
         xs,
         ys,
         yerr=[[low for low, _ in errors], [high for _, high in errors]],
@@ -200,21 +199,14 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, label: str, style: tuple
         clip_on=False,
         label=label,
     )
-    _leave_alone(drawn)
     hollow = [place for place, (eps, _) in enumerate(curve.points) if eps in curve.unreliable]
-    _draw_hollow(axes, [xs[place] for place in hollow], [ys[place] for place in hollow], colour, marker)
+    if hollow:  # a line without points has no place, for which the layout would make room at the edge of the figure
+        _draw_hollow(axes, [xs[place] for place in hollow], [ys[place] for place in hollow], colour, marker)
 
 
 def _draw_hollow(axes: Axes, xs: Sequence[float], ys: Sequence[float], colour: str, marker: str) -> None:
     """Markers of unreliable numbers, over those that are there."""
-    (drawn,) = axes.plot(xs, ys, marker, color=colour, markerfacecolor="white", clip_on=False, zorder=5)
-    drawn.set_in_layout(False)
-
-
-def _leave_alone(drawn: ErrorbarContainer) -> None:
-    """What may stick out of the axes a little is left out of the layout, which would make room for far more."""
-    for artist in drawn.get_children():
-        artist.set_in_layout(False)
+    axes.plot(xs, ys, marker, color=colour, markerfacecolor="white", clip_on=False, zorder=5)
 
 
 def _bars(value: Value) -> tuple[float, float]:
@@ -267,7 +259,7 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
             across, up = _bars(point.clean), _bars(point.robust)
             colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
             x, y = point.clean.percent, point.robust.percent
-            drawn = axes.errorbar(
+            axes.errorbar(
                 x,
                 y,
                 xerr=[[across[0]], [across[1]]],
@@ -281,7 +273,6 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
                 clip_on=False,
                 label=names[point.model],
             )
-            _leave_alone(drawn)
             if point.unreliable:
                 _draw_hollow(axes, [x], [y], colour, marker)
         low, high = axes.get_xlim()
