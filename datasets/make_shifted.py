@@ -109,6 +109,7 @@ def main() -> int:
             workers=args.workers,
             overwrite=args.overwrite,
             say=print,
+            command=sys.argv,
         )
     except PartDatasetError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -27,6 +27,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "config_keys",
+    "module_texts",
     "notebook_pages",
     "public_names",
     "python_references",
@@ -55,7 +56,7 @@ smartquotes = False
 # --- docstrings -------------------------------------------------------------------------------------------------------
 
 public_modules = ["partbox", "maskdino_ext"]
-public_modules += [f"partbox.{one}" for one in ("attacks", "corruptions", "data", "evaluation", "report")]
+public_modules += [f"partbox.{one}" for one in ("attacks", "corruptions", "data", "evaluation", "export", "report")]
 autosummary_generate = False
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # a method without a text means what its base class says

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,6 +52,8 @@ class HungarianMatcher:
         Raises:
             FloatingPointError: predictions that are not finite: the training has diverged.
         """
+        from scipy.optimize import linear_sum_assignment  # half a second that others need not wait
+
         pairs = []
         for image, target in enumerate(targets):
             # sums over thousands of points overflow in half precision

@@ -72,8 +72,9 @@ def animals(photos: int = 12, link: str | None = "obj_ann_id") -> CocoFile:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """What is there, but for the explanations, which name their folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "README.txt"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def prepare(

@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from partbox.evaluation.confusion import intersection_over_union
+from partbox.evaluation.image_evaluator import IN_PERCENT
+from partbox.evaluation.part_segmentation import PartSegmentationEvaluator
 from partbox.evaluation.perturbations import build_perturbations
 from partbox.evaluation.records import Record, write_records
 from partbox.evaluation.summary import performance_under_corruptions, summarize
@@ -33,7 +34,10 @@ def write_run(
     entries: Mapping[str, Mapping[str, Any]] | None = None,
     objects: Sequence[int] | None = None,
     found: Mapping[str, Sequence[int]] | None = None,
+    false: Mapping[str, Sequence[int]] | None = None,
     confusions: Mapping[str, Sequence[Any]] | None = None,
+    measured: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
+    image_ids: Sequence[str | int] | None = None,
     **changes: Any,
 ) -> Path:
     """A run folder with results.json, records.jsonl, records/, command.txt and environment.txt.
@@ -47,8 +51,10 @@ def write_run(
         seed: of the training.
         config: keys of the configuration, nested.
         entries: more of the results of a perturbation, such as ``{"clean": {"bbox": {"AP": 40.0}}}``.
-        objects, found: of a detector, one an image.
+        objects, found, false: of a detector, one an image.
         confusions: by perturbation, of each image ``[[true, found, pixels], ...]`` of three parts and a background.
+        measured: by evaluator and perturbation, what it keeps of each image.
+        image_ids: "image 0", "image 1", ... where they are not given.
         changes: of ``results.json["results"]``.
     """
     folder.mkdir(parents=True)
@@ -56,9 +62,13 @@ def write_run(
     count = len(fooled["clean"])
     detector = objects is not None
     labels = [i % len(class_names) for i in range(count)] if labels is None else labels
+    ids = [f"image {i}" for i in range(count)] if image_ids is None else list(image_ids)
+    kept: dict[str, Mapping[str, Sequence[Any]]] = dict(measured or {})
+    if confusions:
+        kept["PartSegmentationEvaluator"] = confusions
     records = [
         Record(
-            image_id=f"image {i}",
+            image_id=ids[i],
             perturbation=one.name,
             label=None if detector else labels[i],
             prediction=None if detector else (labels[i] + fooled[one.name][i]) % len(class_names),
@@ -69,7 +79,8 @@ def write_run(
             zero_gradient=False,
             objects=objects[i] if objects is not None else None,
             found=found[one.name][i] if found is not None else None,
-            measurements={"PartSegmentationEvaluator": confusions[one.name][i]} if confusions else {},
+            false_objects=false[one.name][i] if false is not None else None,
+            measurements={name: its[one.name][i] for name, its in kept.items()},
         )
         for one in perturbations
         for i in range(count)
@@ -81,7 +92,8 @@ def write_run(
         entry.update((entries or {}).get(one.name, {}))
         if confusions:
             entry["part_segmentation"] = part_segmentation(confusions[one.name])
-    under = performance_under_corruptions(results["by_perturbation"], perturbations)
+    performances = [*IN_PERCENT, *PartSegmentationEvaluator.performances]
+    under = performance_under_corruptions(results["by_perturbation"], perturbations, performances)
     results.update({"performance_under_corruptions": under} if under else {})
     results.update(changes)
     document = {
@@ -113,16 +125,11 @@ def write_run(
 
 def part_segmentation(entries: Sequence[Any]) -> dict[str, Any]:
     """As the evaluator of part segmentations computes it."""
-    names = ["background", "cat:ear", "cat:tail", "dog:ear"]
-    overlap = intersection_over_union(entries, len(names))
-    seen = overlap.labelled > 0
-    parts = seen.clone()
-    parts[0] = False
-    return {
-        "images": len(entries),
-        "mIoU": float(overlap.iou[parts].mean()),
-        "IoU": {name: float(overlap.iou[i]) for i, name in enumerate(names) if seen[i]},
-    }
+    evaluator = PartSegmentationEvaluator(["cat:ear", "cat:tail", "dog:ear"])
+    found = evaluator.combine([one for one in entries if one is not None])
+    assert found is not None
+    values: dict[str, Any] = found["part_segmentation"]
+    return values
 
 
 def write_examples(
@@ -136,8 +143,10 @@ def write_examples(
 ) -> None:
     """``examples/`` of a run: image i is grey 40 + i, under a perturbation 5 lighter; the first two pixels rows a part.
 
-    Even images are right when clean, and of these every second is fooled. ``noise`` makes pictures large.
+    Ids and verdicts are those of the first images of ``records.jsonl``. ``noise`` makes pictures large.
     """
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    records = {name: [one for one in lines if one["perturbation"] == name] for name in perturbations}
     (folder / "examples").mkdir()
     draw = np.random.default_rng(0)
     listed = []
@@ -150,11 +159,14 @@ def write_examples(
             parts[: 2 * (1 + place)] = 1
             Image.fromarray(array).save(folder / "examples" / f"{place}-{i}.png")
             Image.fromarray(parts).save(folder / "examples" / f"{place}-{i}-parts.png")
-            right = i % 2 == 0 and not (place > 0 and i % 4 == 2)
+            record = records[perturbation][i]
+            right = not record["fooled"]
+            if record["label"] is None:
+                right = record["found"] == record["objects"] if record["objects"] else None
             label = labels[i % len(labels)]
             listed.append(
                 {
-                    "image_id": f"image {i}",
+                    "image_id": record["image_id"],
                     "perturbation": perturbation,
                     "label": label,
                     "prediction": None if label is None else (label if right else "bird"),

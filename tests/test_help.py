@@ -64,9 +64,7 @@ def test_the_help_of_every_tool_teaches(tool, command, capsys):
         parser.parse_args(["--help"])
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    if command:  # its examples stand in the help of the tool
-        assert f"python {tool} --help" in shown
-        shown = parser_of(tool).format_help()
+    assert not command or f"All commands: python {tool} --help" in shown
     own = [one for one in examples_in(shown) if one.tool == tool and one.command == command]
     assert any(one.complete for one in own), f"{tool} {command}: no example that can be run as it is"
     for one in examples_in(shown):
@@ -90,11 +88,12 @@ def test_every_option_is_documented(tool, command):
                 assert re.search(words, text), f"{tool} {name}: {text!r} names no unit"
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
 @pytest.mark.parametrize("script", [*SCRIPTS, "scripts/drop_damaged.py"])
-def test_the_help_of_every_script_teaches(script, tmp_path):
+def test_the_help_of_every_script_teaches(script, option, tmp_path):
     program = [sys.executable] if script.endswith(".py") else ["bash"]
     done = subprocess.run(
-        [*program, REPOSITORY / script, "--help"],
+        [*program, REPOSITORY / script, option],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -113,6 +112,22 @@ def test_commands_in_the_documentation_work(document):
     text = re.sub(r"(?m)^# ?", "", (REPOSITORY / document).read_text()) if document.endswith(".sbatch") else None
     for one in examples_in(text or (REPOSITORY / document).read_text()):
         check(one)
+
+
+def test_the_parts_of_cars_are_given_their_class():
+    """Their file names none, and without it the preparation refuses."""
+    texts = [(REPOSITORY / document).read_text() for document in ("README.md", "datasets/README.md")]
+    found = [one for text in texts for one in examples_in(text) if "car_parts" in " ".join(one.words)]
+    cars = [parsed(one) for one in found if one.tool == "datasets/prepare_coco_parts.py"]
+    assert [one.class_name for one in cars] == ["car", "car"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_command_starts_a_file_that_cannot_be_executed(document):
+    """Files of tools have no mode that would let a shell start them: a command names python, or what brings it."""
+    assert not os.access(REPOSITORY / "tools/train_net.py", os.X_OK)
+    started = re.findall(r"(?m)^(?:\$ )?(?:tools|datasets)/\S+\.py .*", (REPOSITORY / document).read_text())
+    assert not started
 
 
 def test_a_rotten_example_is_found():

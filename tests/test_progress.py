@@ -308,3 +308,18 @@ def test_self_checks_say_how_far_they_are(clock, lines):
         assert bar.reached == 0.5
     expected = "self-checks: 0 of 2 threat models, now linf 8/255 (50 of at most 100 passes over an image), "
     assert lines()[0] == f"{expected}about 0:02:00 left"
+
+
+@pytest.mark.parametrize(("unit", "several"), [("image", "images"), ("batch", "batches"), ("entry", "entries")])
+def test_units_are_english(clock, lines, unit, several):
+    with Progress(2, "x", unit) as bar:
+        clock[0] += 40
+        bar.step()
+    assert lines()[0].startswith(f"x: 1 of 2 {several},")
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "tools/benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_every_benchmark_says_how_far_it_is(file):
+    """Minutes pass before each prints its table. convert_annotations starts programs that say it themselves."""
+    calls = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    assert file.stem == "convert_annotations" or any(getattr(one, "id", "") in ("track", "Progress") for one in calls)

@@ -18,6 +18,7 @@ from partbox.engine.build import build_classifier
 from partbox.engine.checks import CHOICES, ConfigError
 from partbox.engine.detectors import build_detector, records_of
 from partbox.engine.setup import load_config
+from partbox.engine.slurm.plan import parse_perturbation, sweep_of_configurations
 from partbox.engine.slurm.site import load_site
 from partbox.evaluation.perturbations import ATTACKS, build_perturbation, build_perturbations, settings_of
 from partbox.experiments import ExperimentError, experiment_config
@@ -41,6 +42,12 @@ PGD = {"name": "pgd", "eps": "8/255"}
         (["POOL_SIZ", "1"], "MODEL.PART.HEAD.POOL_SIZE"),
         (["ROBUST_EVAL.PERTURBATION", "[]"], "ROBUST_EVAL.PERTURBATIONS"),
         (["DATASETS.LABEL_BUDGET.BOXSHARE", "1"], "DATASETS.LABEL_BUDGET.BOX_SHARE"),
+        # keys that detectron2 alone has
+        (["MODEL.RPN.POST_NMS_TOPK_TSET", "1"], "MODEL.RPN.POST_NMS_TOPK_TEST"),
+        (["SOLVER.CLIP_GRADIENTS.ENABLE", "True"], "SOLVER.CLIP_GRADIENTS.ENABLED"),
+        (["dataloader.num_workers", "1"], "DATALOADER.NUM_WORKERS"),
+        (["MODEL.MASKDINO.DN_NUM", "1"], "MODEL.MaskDINO.DN_NUM"),
+        (["TRACKING.WANDB.ENABLE", "True"], "TRACKING.WANDB.ENABLED"),
     ],
 )
 def test_a_wrong_key_gets_the_right_one(given, meant, tmp_path):
@@ -62,6 +69,90 @@ def test_a_key_like_no_other_gets_none():
     assert nearest_keys("x", ["SOLVER.BASE_LR"]) == []
     assert nearest_keys("N", ["FAR.BELOW.MANY.OTHER.NODES.N", "M"]) == ["FAR.BELOW.MANY.OTHER.NODES.N"]
     assert did_you_mean("x", ["abc"]) == ""
+
+
+@pytest.mark.parametrize("name", ["_BASE", "BASE", "_base_", "base_"])
+def test_the_key_of_the_file_below_is_no_key_of_the_configuration(name, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"{name}: base.yaml\n")
+    with pytest.raises(ConfigError, match=rf"unknown configuration key {name}; did you mean _BASE_\?"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_file_below_that_does_not_exist_gets_the_nearest_one(tmp_path):
+    (tmp_path / "base.yaml").write_text("SEED: 3\n")
+    (tmp_path / "above.yaml").write_text("_BASE_: bsae.yaml\n")
+    (tmp_path / "top.yaml").write_text("_BASE_: above.yaml\n")
+    meant = r"_BASE_ of .*above\.yaml: configuration file .*bsae\.yaml does not exist; did you mean .*/base\.yaml"
+    with pytest.raises(ConfigError, match=meant):
+        load_config(tmp_path / "top.yaml")
+    (tmp_path / "above.yaml").write_text("_BASE_: [base.yaml]\n")
+    assert load_config(tmp_path / "top.yaml").SEED == 3
+    (tmp_path / "base.yaml").write_text("_BASE_: top.yaml\n")
+    with pytest.raises(ConfigError, match=r"_BASE_ of .*base\.yaml: .*top\.yaml is based on itself"):
+        load_config(tmp_path / "top.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "must be a mapping of configuration keys"),
+        (b"- a\n", "must be a mapping of configuration keys"),
+        (b"7\n", "must be a mapping of configuration keys"),
+        (b"a: [\n", "is not valid YAML"),
+        (b"PK\x03\x04\xff\xfe weights", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(content, words, tmp_path):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"c\.yaml {words}"):
+        load_config(tmp_path / "c.yaml")
+    (tmp_path / "above.yaml").write_text("_BASE_: c.yaml\n")
+    with pytest.raises(ConfigError, match=rf"_BASE_ of .*above\.yaml: .*c\.yaml {words}"):
+        load_config(tmp_path / "above.yaml")
+
+
+def test_a_group_of_keys_is_no_key(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"command line: ADVERSARY is a group of keys; .* such as ADVERSARY\.OBJECTIVE"
+    ):
+        load_config(None, ["ADVERSARY", "pgd"])
+    (tmp_path / "a.yaml").write_text("SOLVER:\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: SOLVER is a group of keys"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [
+        ("SOLVER.MAX_ITER", "many", "a whole number, such as 40000"),
+        ("SOLVER.MAX_ITER", "1.5", "a whole number"),
+        ("SOLVER.BASE_LR", "small", "a number"),
+        ("SOLVER.EMA.ENABLED", "true", "True or False"),
+        ("SOLVER.EMA.ENABLED", "1", "True or False"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_words(key, value, kind, tmp_path):
+    with pytest.raises(ConfigError, match=rf"command line: {key} is {kind}.*, not '{value}'"):
+        load_config(None, [key, value])
+    (tmp_path / "a.yaml").write_text("INPUT: {SIZE: 96}\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml: INPUT\.SIZE is a list, such as \(224, 224\), not 96"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_list_may_be_written_as_in_the_files(tmp_path):
+    text = "[{name: pgd, eps: 4/255, steps: 20}, {name: clean}]"
+    cfg = load_config(None, ["ROBUST_EVAL.PERTURBATIONS", text, "DATASETS.TRAIN", "[car_parts_train]"])
+    assert [dict(one) for one in cfg.ROBUST_EVAL.PERTURBATIONS] == [
+        {"name": "pgd", "eps": "4/255", "steps": 20},
+        {"name": "clean"},
+    ]
+    assert cfg.DATASETS.TRAIN == ("car_parts_train",)
+    assert load_config(None, ["INPUT.SIZE", "(64, 32)"]).INPUT.SIZE == (64, 32)
+    for value in ("car_parts_train", "{'name': 'pgd'}", "3", "a: [", ""):
+        with pytest.raises(
+            ConfigError, match=r"command line: DATASETS\.TRAIN is a list, such as \('example_train',\), not"
+        ):
+            load_config(None, ["DATASETS.TRAIN", value])
 
 
 def test_a_key_written_with_an_equals_sign_is_explained():
@@ -102,6 +193,10 @@ def test_a_wrong_choice_gets_the_right_one(key):
         ({**PGD, "name": "foolbox", "attack": "HopSkipJump"}, "did you mean HopSkipJumpAttack"),
         ({**PGD, "name": "foolbox", "options": {"step": 3}}, "has no option step.*did you mean steps"),
         ({"nam": "pgd"}, "write name instead of nam"),
+        ({"Name": "pgd"}, "write name instead of Name"),
+        ({**PGD, "EPS": 1}, "no setting 'EPS'.*did you mean eps"),
+        ({"name": ["pgd"]}, "unknown perturbation \\['pgd'\\]"),
+        ({"name": None}, "unknown perturbation None"),
     ],
 )
 def test_a_wrong_perturbation_gets_the_right_one(spec, words):
@@ -129,7 +224,14 @@ def test_every_setting_of_an_attack_is_known_and_no_other(name):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("part-wbox", "did you mean 'wbbox'"), ("prat-wbbox", "did you mean 'part'"), ("part-wbbox-smi", "'semi'")],
+    [
+        ("part-wbox", "did you mean 'wbbox'"),
+        ("prat-wbbox", "did you mean 'part'"),
+        ("part-wbbox-smi", "'semi'"),
+        ("Part-WBBOX-SEMI", "did you mean 'part'"),
+        ("part-wbbox-Norm_Img", "did you mean 'norm_img'"),
+        ("part", "'part' names no model: add -wbbox"),
+    ],
 )
 def test_a_wrong_experiment_token_gets_the_right_one(name, words):
     with pytest.raises(ExperimentError, match=words):
@@ -166,6 +268,31 @@ def test_a_wrong_head_setting_gets_the_right_one(example_dataset):
         part_level("groups", ["a"], ["a:b"], [0])
     with pytest.raises(ValueError, match="names 'haed', and no part is called so; did you mean head"):
         part_level("group", ["a"], ["a:head"], [0], [{"name": "x", "parts": ["haed"]}])
+
+
+def test_a_wrong_key_of_a_group_of_parts_gets_the_right_one():
+    with pytest.raises(ValueError, match=r"a group is .*did you mean parts\?"):
+        part_level("group", ["a"], ["a:head"], [0], [{"name": "x", "part": ["head"]}])
+
+
+def test_a_wrong_perturbation_of_a_sweep_gets_the_right_one():
+    with pytest.raises(ConfigError, match=r"write name instead of nam$"):
+        parse_perturbation("{nam: pgd, eps: 4/255}")
+    config = REPOSITORY / "configs/example/part_box.yaml"
+    for text, words in (("pdg", "did you mean pgd"), ("{name: pgd, eps: 1, step: 3}", "did you mean steps")):
+        with pytest.raises(ConfigError, match=words):
+            sweep_of_configurations([config], [0], [parse_perturbation(text)], Path("x"), [])
+    with pytest.raises(ConfigError, match=r"did you mean SOLVER\.MAX_ITER"):
+        sweep_of_configurations([config], [0], [{"name": "clean"}], Path("x"), ["SOLVER.MAXITER", "3"])
+
+
+def test_a_wrong_folder_of_results_gets_the_right_one(tmp_path, monkeypatch):
+    (tmp_path / "part_box").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for tool in ("make_report", "compare_runs"):
+        with pytest.raises(SystemExit) as end:
+            run(f"tools/{tool}.py", "part_bx", monkeypatch=monkeypatch)
+        assert str(end.value.code).endswith("part_bx does not exist; did you mean part_box?")
 
 
 def test_a_wrong_dataset_gets_the_right_one(example_root, monkeypatch):

@@ -10,7 +10,7 @@ from part_dataset_files import forget_builtin_datasets
 from trouble import PROVOKED, template
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "troubleshooting.md"
-SECTIONS = ["Installing", "Data", "Training", "Evaluation", "Several processes and Slurm"]
+SECTIONS = ["Installing", "Data", "Training", "Evaluation", "Export", "Several processes and Slurm"]
 
 
 def entries() -> dict[str, dict[str, str]]:
@@ -36,6 +36,14 @@ def test_the_page_is_sorted_by_when_it_happens_and_holds_every_entry():
     assert list(entries()) == SECTIONS
     assert set(TEXTS) == set(PROVOKED)
     assert len(TEXTS) == sum(map(len, entries().values())), "a title stands twice"
+
+
+def test_the_contents_lead_to_every_entry():
+    """The links themselves are checked with those of all pages."""
+    contents = PAGE.read_text(encoding="utf-8").split("\n## ")[0]
+    listed = re.findall(r"(?m)^(?:- \*\*(.+)\*\*|  - \[(.+)\]\(#.+\))$", contents)
+    expected = [name for section, texts in entries().items() for name in (section, *texts)]
+    assert [section or title for section, title in listed] == expected
 
 
 @pytest.mark.parametrize("title", TEXTS)

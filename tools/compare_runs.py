@@ -18,9 +18,12 @@ from typing import Any
 from partbox.arguments import ArgumentParser
 from partbox.files import write_text
 from partbox.report.table import results_table, seeds_table
+from partbox.suggestions import nearest_files, sentence
 
 
 def read_results(folder: Path) -> dict[str, Any]:
+    if not folder.exists():
+        sys.exit(f"{folder} does not exist{sentence(nearest_files(folder))}")
     path = folder / "results.json"
     if not path.is_file():
         sys.exit(f"{path} does not exist: evaluate the run with tools/train_net.py first")

@@ -40,12 +40,17 @@ from partbox.engine.hooks.best_checkpoint import BEST, FINAL
 from partbox.engine.setup import load_config
 from partbox.engine.user_errors import errors_as_sentences
 
+NEEDED = ("onnx", "onnxruntime", "onnxscript", "onnx_ir")  # the last comes along with onnxscript
+
 try:
-    from partbox.export import Exported, ExportError, ExportOptions, export_onnx
+    from partbox.export import OPSETS, Exported, ExportError, ExportOptions, export_onnx
 except ModuleNotFoundError as missing:
-    if missing.name not in ("onnx", "onnxruntime"):
+    if (missing.name or "").split(".")[0] not in NEEDED:
         raise
-    sys.exit(f"{missing.name} is not installed: pip install onnx onnxscript onnxruntime (setup.py's extra 'export')")
+    sys.exit(
+        f"{missing.name} is not installed: run 'bash scripts/setup_env.sh' in the repository, or pip install onnx "
+        "onnxscript onnxruntime (setup.py's extra 'export')"
+    )
 
 USER_ERRORS = (CheckpointError, ConfigError, ExportError, PartDatasetError)
 
@@ -63,7 +68,11 @@ def parse_arguments() -> argparse.Namespace:
     weights.add_argument("--random-weights", action="store_true", help="export the model as nobody has trained it")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="to write, NAME.onnx")
     parser.add_argument(
-        "--opset", type=int, default=defaults.opset, metavar="N", help="version of ONNX's operations (%(default)s)"
+        "--opset",
+        type=int,
+        default=defaults.opset,
+        metavar="N",
+        help=f"version of ONNX's operations, {OPSETS.start} to {OPSETS.stop - 1} (%(default)s)",
     )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images in pixels; of detectors only"
@@ -96,10 +105,12 @@ def parse_arguments() -> argparse.Namespace:
 def summary(exported: Exported) -> str:
     """What was written and how it compares, a few lines."""
     graph, found = exported.graph, exported.comparison
+    untrained = "" if exported.trained else ", random weights that nobody has trained"
     height, width = graph.size
+    file = f"{exported.file}: {exported.size / 1e6:.1f} MB, opset {exported.opset}{untrained}"
+    outputs = ", ".join(f"{output.name} ({', '.join(output.axes)})" for output in graph.outputs)
     lines = [
-        f"{exported.file}: {exported.size / 1e6:.1f} MB, images (B, 3, {height}, {width}) -> "
-        + ", ".join(f"{output.name} ({', '.join(output.axes)})" for output in graph.outputs),
+        f"{file}, images (B, 3, {height}, {width}) -> {outputs}",
         f"compared with torch on {found.images} {found.source}, in batches of {', '.join(map(str, found.batch_sizes))}",
     ]
     lines += [
@@ -108,6 +119,11 @@ def summary(exported: Exported) -> str:
     ]
     if found.same_label is not None:
         lines.append(f"same label: {found.same_label} of {found.images}")
+    if found.other_choice:
+        lines.append(
+            f"on {found.other_choice} of {found.images} onnxruntime chose otherwise between values that differ by no "
+            "more than the tolerance, and is compared with torch on that choice"
+        )
     return "\n".join(lines)
 
 

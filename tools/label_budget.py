@@ -24,6 +24,7 @@ training.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,13 +38,13 @@ from partbox.engine.checks import ConfigError
 from partbox.engine.folder_guide import sweep_guide
 from partbox.engine.label_budget_sweep import SweepFailed, check_dataset, summarise, sweep_runs, train_all
 from partbox.engine.parts_of_work import parse_part
-from partbox.engine.run_folder import describe
+from partbox.engine.run_folder import describe, start_log
 from partbox.engine.setup import load_config
 from partbox.evaluation.record_files import RecordsError
-from partbox.progress import say
 from partbox.report.label_budget_report import label_budget_table, save_label_budget_report
 
 SCRIPT = Path(__file__).resolve().parent / "train_net.py"
+logger = logging.getLogger("partbox")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -109,9 +110,16 @@ def main() -> None:
         print("\n".join(f"{run.name}: {' '.join(run.options)}" for run in mine))
         return
     check_dataset(cfg)
-    describe(arguments.output, cfg, sweep_guide(sys.argv))
+    describe(arguments.output, cfg, sweep_guide(arguments.output, sys.argv))
+    start_log(arguments.output)
     train_all(
-        mine, SCRIPT, arguments.config_file, arguments.output, arguments.options, workers=arguments.workers, say=say
+        mine,
+        SCRIPT,
+        arguments.config_file,
+        arguments.output,
+        arguments.options,
+        workers=arguments.workers,
+        say=logger.info,
     )
     seconds = {"seconds_per_box": arguments.seconds_per_box, "seconds_per_mask": arguments.seconds_per_mask}
     summary = summarise(cfg, runs, arguments.output, **seconds)

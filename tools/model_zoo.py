@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from partbox.engine.checks import ConfigError
 from partbox.engine.model_cost import ModelCost, model_cost
 from partbox.engine.setup import load_config
 from partbox.files import write_text
+from partbox.progress import track
 from partbox.report.quoted_numbers import QuotedNumbers, QuoteError, read_quoted, table, tables_of, unfounded
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -62,7 +64,7 @@ def main() -> int:
         elif args.check:
             return report(problems(PAGE.read_text(encoding="utf-8"), numbers, chosen or configurations()))
         else:
-            print(table(COSTS, [cells_of(name, numbers) for name in chosen]))
+            print(table(COSTS, list(rows_of(chosen, numbers).values())))
     except (PageError, QuoteError, ConfigError) as problem:
         sys.exit(f"{type(problem).__name__}: {problem}")
     return 0
@@ -136,6 +138,11 @@ def load(name: str, numbers: QuotedNumbers) -> CfgNode:
     return cfg
 
 
+def rows_of(names: Sequence[str], numbers: QuotedNumbers) -> dict[str, list[str]]:
+    """The row of costs of each configuration; the large ones take seconds each."""
+    return {name: cells_of(name, numbers) for name in track(names, len(names), "building models", "model")}
+
+
 def cells_of(name: str, numbers: QuotedNumbers) -> list[str]:
     """A row of costs."""
     cfg = load(name, numbers)
@@ -181,17 +188,18 @@ def training(cfg: CfgNode, cost: ModelCost) -> str:
 def problems(page: str, numbers: QuotedNumbers, chosen: Sequence[str]) -> list[str]:
     """What of the page is not as it should be; costs are computed for the chosen configurations."""
     found = not_measured(numbers)
-    present = {row[0]: row for _, rows in tables_of(block_of(page, "costs")) for row in rows}
+    rows = [row for _, rows in tables_of(block_of(page, "costs")) for row in rows]
+    present = {row[0]: row for row in rows if len(row) == len(COSTS) + 1}
     expected = {link(name): name for name in configurations()}
     found += [f"{PAGE.name}: {name} has no row" for cell, name in expected.items() if cell not in present]
+    found += [f"{PAGE.name}: {cell} has {n} rows" for cell, n in Counter(row[0] for row in rows).items() if n > 1]
     found += [f"{PAGE.name}: {cell} is no configuration" for cell in present if cell not in expected]
     for name in configurations():
         if (row := present.get(link(name))) is not None and row[-1] != results_of(name, numbers):
             found.append(f"{PAGE.name}: {name}: {row[-1]!r} should be {results_of(name, numbers)!r}")
-    for name in chosen:
-        if (row := present.get(link(name))) is not None:
-            pairs = zip(COSTS, row[:-1], cells_of(name, numbers), strict=True)
-            found += [f"{PAGE.name}: {name}: {what}: {a!r} should be {b!r}" for what, a, b in pairs if a != b]
+    for name, costs in rows_of([name for name in chosen if link(name) in present], numbers).items():
+        pairs = zip(COSTS, present[link(name)][:-1], costs, strict=True)
+        found += [f"{PAGE.name}: {name}: {what}: {a!r} should be {b!r}" for what, a, b in pairs if a != b]
     for block, text in (("measured", measured_table(numbers)), ("published", published_table(numbers))):
         if block_of(page, block).strip() != text:
             found.append(f"{PAGE.name}: the table of {block} numbers is not what {NUMBERS.name} gives")
@@ -212,10 +220,10 @@ def renewed(page: str, numbers: QuotedNumbers) -> str:
     """
     if found := not_measured(numbers):
         raise PageError("; ".join(found))
-    parts = []
+    parts, costs = [], rows_of(configurations(), numbers)
     for folder in sorted({name.split("/")[0] for name in configurations()}):
         names = [name for name in configurations() if name.split("/")[0] == folder]
-        rows = [[*cells_of(name, numbers), results_of(name, numbers)] for name in names]
+        rows = [[*costs[name], results_of(name, numbers)] for name in names]
         parts.append(f"### {folder}\n\n{table((*COSTS, 'results'), rows)}")
     blocks = {"costs": "\n\n".join(parts), "measured": measured_table(numbers), "published": published_table(numbers)}
     for name, text in blocks.items():

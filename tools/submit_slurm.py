@@ -35,7 +35,7 @@ import os
 import sys
 from pathlib import Path
 
-from partbox.arguments import ArgumentParser
+from partbox.arguments import ArgumentParser, examples_of
 from partbox.engine.checks import ConfigError
 from partbox.engine.slurm.collect import RESULTS, collect
 from partbox.engine.slurm.job import SlurmError
@@ -55,6 +55,7 @@ from partbox.engine.user_errors import errors_as_sentences
 from partbox.evaluation.record_files import RecordsError
 from partbox.report.sweep_table import status_table, sweep_table
 
+TOOL = "tools/submit_slurm.py"
 USER_ERRORS = (ConfigError, RecordsError, SlurmError)
 # option here -> long option of sbatch, help
 OPTIONS = {
@@ -78,7 +79,9 @@ def parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     parsers = {}
     for name, what in (("train", "one training"), ("eval", "one evaluation"), ("sweep", "many runs as job arrays")):
-        parsers[name] = commands.add_parser(name, help=f"submit {what}", description=f"Submit {what}.", epilog=EPILOG)
+        parsers[name] = commands.add_parser(
+            name, help=f"submit {what}", description=f"Submit {what}.", epilog=_epilog(name)
+        )
         if name == "sweep":
             _add_sweep_arguments(parsers[name])
         else:
@@ -87,7 +90,7 @@ def parse_arguments() -> argparse.Namespace:
         _add_slurm_arguments(parsers[name])
         parsers[name].add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
     for name, what in (("status", "say how far a submission is"), ("collect", "merge the results of a submission")):
-        parsers[name] = commands.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=EPILOG)
+        parsers[name] = commands.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=_epilog(name))
         parsers[name].add_argument("folder", type=Path, help="of the submission")
     chosen = parsers.get(sys.argv[1] if len(sys.argv) > 1 else "")
     if chosen is None:
@@ -97,7 +100,8 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-EPILOG = "What is not said here comes from the site file. Examples: python tools/submit_slurm.py --help"
+def _epilog(command: str) -> str:
+    return f"What is not said here comes from the site file. {examples_of(__doc__, TOOL, command)}"
 
 
 def _add_sweep_arguments(parser: argparse.ArgumentParser) -> None:

@@ -40,7 +40,7 @@ from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
 from partbox.engine.allocator import keep_freed_memory
-from partbox.engine.build import build_optimizer, perturbations_of, threat_model
+from partbox.engine.build import build_optimizer, threat_model
 from partbox.engine.checkpoint import CheckpointError, RunCheckpointer, save_weights
 from partbox.engine.checks import ConfigError, device_of, value_of
 from partbox.engine.detector_batches import build_detector_batches, check_sampler
@@ -50,7 +50,7 @@ from partbox.engine.detector_training import DetectorTrainer
 from partbox.engine.detectors import (
     build_detector,
     check_classes,
-    is_segmenter,
+    check_perturbations,
     mapper_of,
 )
 from partbox.engine.hooks.best_checkpoint import FINAL
@@ -83,8 +83,6 @@ NOT_READ = (
     "MODEL.PART.LABEL_SMOOTHING",
     "MODEL.PART.LOSS_WEIGHT",
     "MODEL.PART.HEAD.NAME",
-    "ROBUST_EVAL.SURROGATE",
-    "TRACKING.IMAGES",
 )
 USER_ERRORS = (
     AttackError,
@@ -215,7 +213,7 @@ def main() -> None:
     arguments = parse_arguments()
     cfg = configuration(arguments)
     # a mistake in them must not show after the training
-    perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
+    check_perturbations(cfg)
     refuse_what_is_not_read(cfg)
     check_tracking(cfg)
     if arguments.eval_only and not cfg.MODEL.WEIGHTS:

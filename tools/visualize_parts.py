@@ -9,6 +9,9 @@ Examples:
     python tools/visualize_parts.py labels --dataset pascal_part_animals_train --classes dog cat --parts head \
         --labels box --output output/heads
 
+    # the images that somebody asks about, by id or file name
+    python tools/visualize_parts.py labels --dataset my_parts/train.json --only 17 train/a.jpg --output output/two
+
     # counts, sizes and parts that appear together, of three splits side by side: text, JSON and a plot
     python tools/visualize_parts.py statistics --output output/statistics \
         --dataset car_parts_train car_parts_val car_parts_test
@@ -19,7 +22,7 @@ Examples:
 
 A dataset is a registered name or the path of a part-dataset file, whose images lie in "images" beside it
 (docs/part_dataset.md). A part has one colour in all pictures. The output folder must be new; --overwrite replaces one
-that this tool has made, whole. visualization.json in it says what is shown and which images could not be read.
+that this tool has made, whole. visualization.json in it says what is shown, and which images could not be, and why.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from typing import Any
 import numpy as np
 
 import partbox
-from partbox.arguments import ArgumentParser
+from partbox.arguments import ArgumentParser, examples_of
 from partbox.colours import RIGHT, WRONG
 from partbox.data import PartDataset, PartDatasetError, get_part_dataset
 from partbox.data.image_files import VERIFY_LEVELS
@@ -46,15 +49,20 @@ from partbox.engine.setup import load_config
 from partbox.engine.shown_predictions import Shower, build_shower
 from partbox.engine.user_errors import errors_as_sentences
 from partbox.files import write_text
-from partbox.visualization.choice import SelectionError, choose_images
+from partbox.folder_readme import README
+from partbox.visualization.choice import SelectionError, choose_images, named_images
 from partbox.visualization.gallery import Gallery, save_gallery
+from partbox.visualization.guide import visualization_guide
 from partbox.visualization.labels import labelled_parts, labels_in_words, part_colours
 from partbox.visualization.pictures import Panel, draw_parts
 from partbox.visualization.statistics import dataset_statistics, shared_photographs
 from partbox.visualization.statistics_plot import save_statistics_plot
 from partbox.visualization.statistics_text import statistics_text
+from partbox.visualization.text import glyph_remarks
 from partbox.visualization.whole_folder import OutputError, check_output, whole_folder, write_record
 
+TOOL = "tools/visualize_parts.py"
+IMAGES = 20  # shown where nobody says how many
 USER_ERRORS = (CheckpointError, ConfigError, OutputError, PartDatasetError, SelectionError)
 
 
@@ -67,7 +75,9 @@ def parse_arguments() -> argparse.Namespace:
         ("statistics", "numbers of one or several files, side by side"),
         ("predictions", "pictures of what a model finds, beside the labels"),
     ):
-        parsers[name] = kinds.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=EPILOG)
+        parsers[name] = kinds.add_parser(
+            name, help=what, description=f"{what.capitalize()}.", epilog=examples_of(__doc__, TOOL, name)
+        )
     parsers["statistics"].add_argument("--dataset", required=True, nargs="+", metavar="NAME", help="one or several")
     for name in ("labels", "predictions"):
         add_choice_arguments(parsers[name])
@@ -84,20 +94,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-EPILOG = "Examples: python tools/visualize_parts.py --help"
-
-
 def add_choice_arguments(parser: argparse.ArgumentParser) -> None:
     """Which images of which dataset."""
     parser.add_argument("--dataset", required=True, metavar="NAME", help="a registered name or a part-dataset file")
-    parser.add_argument("--images", type=int, default=20, metavar="N", help="at most so many (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images (%(default)s)")
+    parser.add_argument("--images", type=int, metavar="N", help=f"at most so many ({IMAGES})")
+    parser.add_argument("--seed", type=int, help="of the choice of images (0)")
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="only images of these classes")
     parser.add_argument(
         "--parts", nargs="+", default=[], metavar="PART", help="only images with one of these: head, or dog:head"
     )
     parser.add_argument(
         "--labels", nargs="+", default=[], choices=PART_LABELS, help="only images whose parts are labelled so"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="IMAGE", help="these images: ids, or file names as in the dataset file"
     )
 
 
@@ -126,9 +136,17 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def chosen(arguments: argparse.Namespace) -> tuple[PartDataset, list[dict[str, Any]]]:
     """The dataset and the images of it that are shown."""
+    options = ("images", "seed", "classes", "parts", "labels")
+    others = [f"--{key}" for key in options if getattr(arguments, key) not in (None, [])]
+    if arguments.only and others:
+        raise SelectionError(f"--only names the images: leave out {' and '.join(others)}")
     dataset = get_part_dataset(arguments.dataset, arguments.verify)
-    options = {key: getattr(arguments, key) for key in ("seed", "classes", "parts", "labels")}
-    return dataset, choose_images(dataset, arguments.images, **options)
+    if arguments.only:
+        return dataset, named_images(dataset, arguments.only)
+    arguments.images = IMAGES if arguments.images is None else arguments.images  # as the record says, too
+    arguments.seed = arguments.seed or 0
+    asked_for = {key: getattr(arguments, key) for key in options[1:]}
+    return dataset, choose_images(dataset, arguments.images, **asked_for)
 
 
 def show_labels(arguments: argparse.Namespace, folder: Path) -> str:
@@ -139,14 +157,14 @@ def show_labels(arguments: argparse.Namespace, folder: Path) -> str:
     def draw(record: dict[str, Any], image: np.ndarray) -> tuple[list[Panel], dict[str, Any]]:
         return [labels_panel(dataset, record, image, colours)], said_of_labels(record)
 
-    gallery = save_gallery(folder, records, dataset.class_names, draw)
+    gallery = save_gallery(folder, records, dataset, draw)
     write_record(folder, {**asked(arguments), **listed(gallery)})
     kinds = Counter(picture["labels"].split(" of ")[0] for picture in gallery.pictures)
     return "\n".join(
         [
             f"{len(gallery.pictures)} of {len(dataset.records)} images of {dataset.json_file}",
-            *(f"  {count} with {kind}" for kind, count in kinds.most_common()),
-            *warnings_of(gallery),
+            *(f"  {kind.replace(':', ',')}: {count}" for kind, count in kinds.most_common()),
+            *warnings_of(gallery, dataset),
         ]
     )
 
@@ -182,10 +200,10 @@ def show_predictions(arguments: argparse.Namespace, folder: Path) -> str:
         ]
         return panels, {**said, "found": found}
 
-    gallery = save_gallery(folder, records, dataset.class_names, draw)
+    gallery = save_gallery(folder, records, dataset, draw)
     model = {"config": str(config), "weights": str(weights), "remarks": list(shower.remarks)}
     write_record(folder, {**asked(arguments), **model, **listed(gallery)})
-    return "\n".join([*counted(gallery, weights, shower), *warnings_of(gallery)])
+    return "\n".join([*counted(gallery, weights, shower), *warnings_of(gallery, dataset)])
 
 
 def counted(gallery: Gallery, weights: str, shower: Shower) -> list[str]:
@@ -201,12 +219,14 @@ def counted(gallery: Gallery, weights: str, shower: Shower) -> list[str]:
 def show_statistics(arguments: argparse.Namespace, folder: Path) -> str:
     """Tables, JSON and a plot."""
     datasets = {name: get_part_dataset(name, arguments.verify) for name in arguments.dataset}
-    if len(datasets) < len(arguments.dataset):
+    if len({dataset.json_file.resolve() for dataset in datasets.values()}) < len(arguments.dataset):
         raise SelectionError(f"--dataset names one file twice: {' '.join(arguments.dataset)}")
     short = dict(zip(datasets, short_names(list(datasets)), strict=True))
     statistics = {short[name]: dataset_statistics(dataset) for name, dataset in datasets.items()}
     shared = shared_photographs({short[name]: dataset for name, dataset in datasets.items()})
-    text = statistics_text(statistics, shared)
+    parts = [part for one in statistics.values() for part in one["parts"]]
+    remarks = glyph_remarks([part[key] for part in parts for key in ("class", "part")])
+    text = "\n\n".join([statistics_text(statistics, shared), *remarks])
     write_text(folder / "statistics.txt", text + "\n")
     write_text(
         folder / "statistics.json",
@@ -236,11 +256,15 @@ def listed(gallery: Gallery) -> dict[str, Any]:
     return {"pictures": gallery.pictures, "unreadable": gallery.unreadable}
 
 
-def warnings_of(gallery: Gallery) -> list[str]:
-    """A line for each image that could not be read."""
+def warnings_of(gallery: Gallery, dataset: PartDataset) -> list[str]:
+    """A line for each image that could not be shown, and one for what the pictures cannot say."""
+    written = [*dataset.class_names, *(part.name for part in dataset.categories)]
     return [
-        f"(!) not shown, cannot be read: {one['file_name']} (image {one['image_id']}): {one['reason']}"
-        for one in gallery.unreadable
+        *(
+            f"(!) not shown: {one['file_name']} (image {one['image_id']}): {one['reason']}"
+            for one in gallery.unreadable
+        ),
+        *glyph_remarks([*written, *(one["file_name"] for one in gallery.pictures)]),
     ]
 
 
@@ -251,6 +275,7 @@ def main() -> None:
     show = {"labels": show_labels, "statistics": show_statistics, "predictions": show_predictions}[arguments.what]
     with whole_folder(arguments.output, overwrite=arguments.overwrite) as folder:
         text = show(arguments, folder)
+        write_text(folder / README, visualization_guide(arguments.what, sys.argv))
     print(f"{text}\n\n{arguments.output}: {', '.join(sorted(path.name for path in arguments.output.iterdir()))}")
 
 

@@ -73,3 +73,16 @@ class ArgumentParser(argparse.ArgumentParser):
         except argparse.ArgumentError as problem:
             hint = did_you_mean(value, action.choices or ())
             raise argparse.ArgumentError(action, f"{problem.message}{hint}") from None
+
+
+def examples_of(description: str | None, tool: str, command: str) -> str:
+    """What the help of one command of a tool ends with: its examples from the tool's own help, and where the rest is.
+
+    Args:
+        description: of the tool; its paragraphs that call the command are the examples.
+        tool: such as ``tools/submit_slurm.py``.
+        command: such as ``sweep``.
+    """
+    shown = [one for one in (description or "").split("\n\n") if f"{tool} {command} " in one]
+    examples = "\n\n".join(["Examples:", *shown])
+    return f"{examples}\n\nAll commands: python {tool} --help"

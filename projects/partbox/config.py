@@ -224,20 +224,22 @@ def _add_robust_eval(cfg: CfgNode) -> None:
     # pictures in all, so fewer images where there are more than 25 perturbations.
     evaluation.EXAMPLES = 24
     evaluation.EXAMPLE_SCORE = 0.3  # boxes of parts or objects with at least this score are kept for pictures
-    # Run folder of another model of the same classes: adversarial images made on it must not be stronger. "" = none.
+    # Run folder of another model of the same kind and classes: images attacked on it must not be stronger. "" = none.
     evaluation.SURROGATE = ""
 
 
 def _add_tracking(cfg: CfgNode) -> None:
     tracking = cfg.TRACKING = CfgNode()
     # Each validation draws so many images as its attack leaves them, with the parts that the model finds, for
-    # TensorBoard and wandb: the first ones of the validation dataset. 0 = none, and nothing is computed for them.
+    # TensorBoard and wandb: the first ones of the validation dataset. Each evaluation under attack draws so many of the
+    # images that it keeps (ROBUST_EVAL.EXAMPLES), of detectors and segmenters too. 0 = none, and nothing is drawn.
     tracking.IMAGES = 4
     # Weights & Biases. Nothing of it is imported, written or sent unless ENABLED. What it gets: scalars, pictures, and
     # this configuration. The key of the account is never part of a configuration ("wandb login", or WANDB_API_KEY).
     wandb = tracking.WANDB = CfgNode()
     wandb.ENABLED = False
-    # "offline" (files in OUTPUT_DIR/wandb alone, for "wandb sync"), "online" (sends), or "disabled" (as if not ENABLED)
+    # "offline" (files in OUTPUT_DIR/wandb alone, for "wandb sync"), "online" (sends), or "disabled" (not ENABLED).
+    # WANDB_MODE=offline or disabled in the environment wins over more than that; it never makes a run send.
     wandb.MODE = "offline"
     wandb.PROJECT = "partbox"
     wandb.ENTITY = ""  # user or team that owns the project; "" = the account's own

@@ -149,8 +149,10 @@ def experiment_config(name: str) -> Keys:
         return {**PLAIN, f"{EXTRACTOR}NAME": "none", f"{HEAD}NAME": "linear"}
     if tokens[0] not in LEVELS:
         raise _refuse(name, tokens[0], [*LEVELS, "normal"])
-    if len(tokens) < 2 or tokens[1] not in MODELS:
-        raise _refuse(name, tokens[1] if len(tokens) > 1 else "", list(MODELS))
+    if len(tokens) < 2:
+        raise ExperimentError(f"experiment {name!r} names no model: add -wbbox, or another of {', '.join(MODELS)}")
+    if tokens[1] not in MODELS:
+        raise _refuse(name, tokens[1], list(MODELS))
     model, rest = tokens[1], tokens[2:]
     keys: Keys = {**PLAIN, f"{EXTRACTOR}NAME": "segmenter", f"{EXTRACTOR}LEVEL": tokens[0]}
     keys.update({**MODELS[model], **UNSUPERVISED})

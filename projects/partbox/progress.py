@@ -126,7 +126,7 @@ class Progress:
     def _count(self) -> str:
         of = "" if self.total is None else f" of {self.total:,}"
         number = self.done if self.total is None else self.total
-        return f"{self.done:,}{of} {self.unit}{'' if number == 1 else 'es' if self.unit.endswith('ch') else 's'}"
+        return f"{self.done:,}{of} {self.unit if number == 1 else _several(self.unit)}"
 
     def _show(self) -> None:
         if self._drawn:
@@ -184,6 +184,11 @@ def note_passes(images: int) -> None:
     """
     if _open:
         _open[-1].note_passes(images)
+
+
+def _several(unit: str) -> str:
+    """Batches, entries, images."""
+    return f"{unit}es" if unit.endswith("ch") else f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
 
 
 def _clock(seconds: float) -> timedelta:

@@ -138,3 +138,20 @@ def test_what_cannot_be_attacked_is_said():
 def test_wrong_settings_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):
         DetectorPGD(EPS, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *[(name, "classification") for name in ("loss_classifier", "classification", "loss_box_cls", "loss_obj")],
+        *[(name, "classification") for name in ("loss_centernet_agn_pos", "loss_centernet_agn_neg", "loss_hm")],
+        *[(name, "localisation") for name in ("bbox_regression", "loss_centernet_loc", "loss_wh", "loss_dfl")],
+        *[
+            (name, "localisation")
+            for name in ("loss_rpn_box_reg", "bbox_ctrness", "loss_mask_point", "loss_cls_box_reg")
+        ],
+    ],
+)
+def test_losses_of_other_detectors_are_told_apart(name, kind):
+    """torchvision's, CenterNet's, CenterNet2's, those of the YOLO family, PointRend's."""
+    assert loss_kind(name) == kind

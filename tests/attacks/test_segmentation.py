@@ -165,3 +165,27 @@ def test_an_empty_batch_gives_an_empty_result(case):
     model, images, labels = case
     result = SegmentationPGD(EPS)(model, images[:0], labels[:0], image_ids=[])
     assert len(result.images) == len(result.fooled) == len(result.zero_gradient) == 0
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_images_without_labelled_pixels_are_neither_fooled_nor_blind(case, loss):
+    model, images, labels = case
+    labels = labels.clone()
+    labels[1] = 255
+    result = SegmentationPGD(EPS, loss, 3)(model, images, labels, image_ids=range(6))
+    alone = SegmentationPGD(EPS, loss, 3)(model, images[:1], labels[:1], image_ids=[0])
+    assert not bool(result.fooled[1])
+    assert not bool(result.zero_gradient[1])
+    assert float(result.loss[1]) == 0
+    torch.testing.assert_close(result.images[0], alone.images[0])
+
+
+def test_features_that_are_cut_off_are_said_also_where_nobody_froze_the_network(case):
+    model, images, labels = case
+    layer = torch.nn.Conv2d(3, 4, 1)
+    with pytest.raises(AttackError, match="do not depend on the images"):
+        SegmentationPGD(EPS, steps=2)(lambda x: layer(x.detach()), images, labels)
+    with pytest.raises(AttackError, match=r"must lie in \[0, 4\)"):
+        SegmentationPGD(EPS, steps=2)(model, images, labels + 7)
+    with pytest.raises(AttackError, match="pixels must lie"):
+        SegmentationPGD(EPS, steps=2)(model, images * torch.nan, labels)

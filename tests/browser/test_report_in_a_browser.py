@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page
 from report_runs import write_examples, write_run
 from small_models import MODELS, SMALL
 from watched_page import PHONE, Watched
 
+from partbox.evaluation.perturbations import build_perturbations
 from partbox.report import write_report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -100,8 +102,8 @@ def test_every_picture_loads_and_has_a_text(watched: Watched, report):
     }
 
 
-def test_the_page_fits_the_screen_and_a_picture_of_it_is_kept(watched: Watched, report, screenshots):
-    page = watched.open(report)
+def keep_a_picture_of_what_fits(page: Page, path: Path) -> None:
+    """Nothing may stick out of the screen but what scrolls in its own frame."""
     width = page.viewport_size["width"]
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page itself never scrolls sideways"
     wide = page.evaluate(
@@ -115,11 +117,46 @@ def test_the_page_fits_the_screen_and_a_picture_of_it_is_kept(watched: Watched, 
     assert wide == [], "nothing sticks out but what scrolls in its own frame"
     size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('main p')).fontSize)")
     assert size >= 12, "readable"
-    name = "report_phone.png" if width == PHONE["width"] else "report_desktop.png"
     height = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
-    page.screenshot(path=screenshots / name, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
-    page.locator("#gallery .example").first.screenshot(path=screenshots / name.replace("report", "example"))
-    assert (screenshots / name).stat().st_size > 20_000
+    page.screenshot(path=path, full_page=True, clip={"x": 0, "y": 0, "width": width, "height": height})
+    assert path.stat().st_size > 20_000
+
+
+def test_the_page_fits_the_screen_and_a_picture_of_it_is_kept(watched: Watched, report, screenshots):
+    page = watched.open(report)
+    screen = "phone" if page.viewport_size == PHONE else "desktop"
+    keep_a_picture_of_what_fits(page, screenshots / f"report_{screen}.png")
+    page.locator("#gallery .example").first.screenshot(path=screenshots / f"example_{screen}.png")
+    height = page.evaluate("document.getElementById('gallery-section').getBoundingClientRect().height")
+    assert height < 15_000, "a gallery that can be scrolled through on a phone"
+
+
+@pytest.fixture(scope="session")
+def crowded(tmp_path_factory) -> Path:
+    """The report of ten models under 79 perturbations, with long names, among them one of unreliable numbers."""
+    root, draw = tmp_path_factory.mktemp("crowd"), np.random.default_rng(0)
+    specs = [{"name": "corruptions"}, *({"name": "pgd", "eps": f"{eps}/255", "steps": 20} for eps in (2, 4, 8))]
+    names = [one.name for one in build_perturbations(specs)]
+    runs = []
+    for number in range(10):
+        fooled = {name: [bool(one) for one in draw.random(20) < 0.3] for name in names}
+        name = "a_run_whose_name_has_no_place_to_break_it_and_goes_on_and_on_" * 2 * (number == 0) + f"model {number}"
+        classes = [f"class_{'of_a_very_long_name_' * 3 * (i == 0)}{i}" for i in range(40)]
+        bad = ["linf 8/255: 3 of 14 robust images fall to 500 queries"] * (number == 1)
+        runs.append(
+            write_run(
+                root / name, fooled, specs, class_names=classes, config={"X": number}, unreliable=bad, self_checks={}
+            )
+        )
+        if number < 2:
+            write_examples(runs[-1], names, 2, labels=classes)
+    return write_report(runs, root / "report.html", resamples=200)
+
+
+def test_a_crowded_page_fits_the_screen(watched: Watched, crowded, screenshots):
+    page = watched.open(crowded)
+    screen = "phone" if page.viewport_size == PHONE else "desktop"
+    keep_a_picture_of_what_fits(page, screenshots / f"crowded_{screen}.png")
 
 
 def shown(page: Page) -> list[dict[str, str]]:
@@ -130,6 +167,21 @@ def shown(page: Page) -> list[dict[str, str]]:
     return data
 
 
+def at_a_time(page: Page) -> int:
+    """How many examples are shown before more are asked for."""
+    return 12 if page.viewport_size == PHONE else 24
+
+
+def fitting(page: Page) -> list[dict[str, str]]:
+    """The data of all examples that fit, in order: asked for a page at a time until there are no more."""
+    while page.locator("#more-gallery").is_visible():
+        before = len(shown(page))
+        left = int(page.locator("#more-gallery").text_content().split()[1])
+        page.click("#more-gallery")
+        assert len(shown(page)) == before + left
+    return shown(page)
+
+
 def options(page: Page, name: str) -> list[str]:
     values: list[str] = page.locator(f"{name} option").evaluate_all("all => all.map(one => one.value)")
     return values
@@ -137,33 +189,76 @@ def options(page: Page, name: str) -> list[str]:
 
 def test_the_gallery_filters(watched: Watched, report):
     page = watched.open(report)
-    everything = shown(page)
-    assert len(everything) == page.locator("#gallery .example").count() > 10
+    everything = fitting(page)
+    assert len(everything) == page.locator("#gallery .example").count() > 24, "more than are shown at once"
     for name, key in (("class", "class"), ("perturbation", "perturbation"), ("verdict", "verdict")):
         wanted = next(one[key] for one in everything)
         page.select_option(f"#filter-{name}", wanted)
-        found = shown(page)
+        found = fitting(page)
         assert found == [one for one in everything if one[key] == wanted], name
         assert 0 < len(found) < len(everything) or {one[key] for one in everything} == {wanted}, name
         assert page.locator("#gallery-count").text_content().startswith(f"{len(found)} of {len(everything)} ")
         page.click("#reset-gallery")
-        assert shown(page) == everything
+        assert fitting(page) == everything
     first = options(page, "#filter-class")[1]
     page.select_option("#filter-class", first)
     second = everything[-1]["perturbation"]
     page.select_option("#filter-perturbation", second)
     both = [one for one in everything if one["class"] == first and one["perturbation"] == second]
-    assert shown(page) == both, "filters add up"
+    assert fitting(page) == both, "filters add up"
 
 
 def test_the_gallery_sorts(watched: Watched, report):
     page = watched.open(report)
     page.select_option("#sort-gallery", "confident")
-    sure = [float(one["confidence"]) for one in shown(page) if one["confidence"]]
+    first = [float(one["confidence"]) for one in shown(page)]
+    sure = [float(one["confidence"]) for one in fitting(page) if one["confidence"]]
+    assert len(first) == at_a_time(page)
+    assert first == sure[: len(first)], "all are sorted, not those on the screen alone"
+    assert len(sure) == page.locator("#gallery .example").count() > 24
     assert sure == sorted(sure, reverse=True)
     assert len(set(sure)) > 3
     page.select_option("#sort-gallery", "unsure")
-    assert [float(one["confidence"]) for one in shown(page) if one["confidence"]] == sorted(sure)
+    assert len(shown(page)) == at_a_time(page), "from the beginning"
+    assert [float(one["confidence"]) for one in fitting(page) if one["confidence"]] == sorted(sure)
+
+
+def test_the_gallery_is_shown_a_page_at_a_time_with_the_keyboard(watched: Watched, report):
+    page = watched.open(report)
+    count, more = page.locator("#gallery-count"), page.locator("#more-gallery")
+    assert count.get_attribute("aria-live") == "polite"
+    total = page.locator("#gallery .example").count()
+    size = at_a_time(page)
+    assert len(shown(page)) == size < total
+    assert count.text_content() == f"{total} of {total} examples fit, the first {size} are shown"
+    assert more.text_content() == f"Show {min(size, total - size)} more"
+    more.focus()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", "focus is visible"
+    page.keyboard.press("Enter")
+    now = shown(page)
+    assert len(now) == min(2 * size, total)
+    focused = page.evaluate("({...document.activeElement.dataset})")
+    assert focused == now[size], "reading goes on with the first new one"
+    page.click("#reset-gallery")
+    assert len(shown(page)) == size
+    page.locator("#rest-gallery").focus()
+    page.keyboard.press("Space")
+    assert len(shown(page)) == total
+    assert count.text_content() == f"{total} of {total} examples fit, all of them are shown"
+    assert more.is_hidden()
+    assert page.locator("#rest-gallery").is_hidden()
+
+
+def test_without_scripts_every_example_is_there(browser, report):
+    context = browser.new_context(java_script_enabled=False, viewport=PHONE, offline=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    cards = page.locator("#gallery .example")
+    assert cards.count() > 24
+    assert all(cards.nth(place).is_visible() for place in range(cards.count()))
+    assert page.locator("#more-gallery").is_hidden()
+    assert f"{cards.count()} examples, all of them are shown" in page.locator("#gallery-count").text_content()
+    context.close()
 
 
 def test_the_table_sorts_by_keyboard(watched: Watched, report):
@@ -201,6 +296,8 @@ def test_everything_that_can_be_used_is_reached_by_tab(watched: Watched, report)
         "filter-perturbation",
         "sort-gallery",
         "reset-gallery",
+        "more-gallery",
+        "rest-gallery",
         "BUTTON",
         "SUMMARY",
     }
@@ -209,12 +306,9 @@ def test_everything_that_can_be_used_is_reached_by_tab(watched: Watched, report)
 
 def test_names_with_markup_are_shown_as_text(watched: Watched, tmp_path):
     fooled = {"clean": [False] * 8, "pgd-20 linf 8/255": [i % 4 == 2 for i in range(8)]}
-    folder = write_run(tmp_path / "run <i>name", fooled, class_names=(EVIL, "dog"))
+    ids = [f"image {i}{EVIL}" for i in range(8)]
+    folder = write_run(tmp_path / "run <i>name", fooled, class_names=(EVIL, "dog"), image_ids=ids)
     write_examples(folder, list(fooled), 8, labels=(EVIL, "dog"))
-    index = json.loads((folder / "examples" / "index.json").read_text())
-    for one in index["examples"]:
-        one["image_id"] += EVIL
-    (folder / "examples" / "index.json").write_text(json.dumps(index))
     page = watched.open(write_report([folder], tmp_path / "report.html"))
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("b", has_text="cat").count() == 0
@@ -233,6 +327,23 @@ def test_the_page_prints(browser, report, tmp_path):
     page.goto(report.as_uri())
     page.emulate_media(media="print")
     assert page.locator("#gallery-section form").is_hidden(), "nothing to click on paper"
+    assert page.locator("#more-gallery").is_hidden()
+    assert len(shown(page)) == 24, "what is shown is printed"
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
+    page.close()
+
+
+def test_nothing_is_cut_off_on_paper(browser, crowded, report):
+    """A4 with the margins of the style: what scrolls on a screen has to fit, and no number is broken."""
+    page = browser.new_page(viewport={"width": 703, "height": 1000})
+    for file in (crowded, report):
+        page.goto(file.as_uri())
+        page.emulate_media(media="print")
+        page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 703, file
+        tall = page.locator("td .value").evaluate_all(
+            "all => all.filter(one => one.getClientRects().length > 1).length"
+        )
+        assert tall == 0
     page.close()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import re
 import tracemalloc
 
 import pytest
 
+from partbox import progress
 from partbox.data import PartDatasetError
+from partbox.data.preparation import coco_stream
 from partbox.data.preparation.coco_stream import CocoStream
 
 CATEGORIES = [{"id": 1, "name": "dog:head"}]
@@ -109,3 +113,26 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_a_large_file_says_how_far_it_is_read(tmp_path, monkeypatch, capsys):
+    """Before its first photograph comes it is read through several times, and nobody else could say anything."""
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logging.getLogger("partbox"), "handlers", [])
+    stream = write(tmp_path, document(images=2_000))
+    for name, value in (("_MEGABYTE", 1_000), ("_LOOK", 1)):
+        monkeypatch.setattr(coco_stream, name, value)
+    photographs = stream.photographs()
+    next(photographs)
+    photographs.close()
+    assert capsys.readouterr().err == "", "it is small"
+    monkeypatch.setattr(coco_stream, "_TOLD_FROM", 0)
+    assert len(list(stream.photographs())) == 2_000
+    said = capsys.readouterr().err
+    size = stream.file.stat().st_size // 1_000
+    places = [int(one.replace(",", "")) for one in re.findall(r"reading annotations of coco\.json: ([\d,]+) of", said)]
+    assert places == sorted(places)
+    assert 0 < places[0] < places[len(places) // 2] < places[-1] <= size
+    assert re.search(rf"of {size:,} megabytes, about \d.* left", said)
+    assert said.count("reading images of coco.json") <= 2_001, "only the pass that nobody counts"
+    assert not progress._open

@@ -47,7 +47,9 @@ def make(source: Path, output: Path, *shifts: str, seed: int = 0, **options):
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """What is there, but for the explanations, which name their folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "README.txt"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def entries(folder: Path) -> dict[int, dict]:

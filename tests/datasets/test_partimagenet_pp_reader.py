@@ -56,7 +56,8 @@ def test_categories_of_one_name_are_one_part(tmp_path):
 def test_the_files_may_lie_in_the_folder_itself_and_photographs_below_the_folder_of_imagenet(tmp_path):
     labels, images = three_classes(3).write(tmp_path)
     for folder, root in ((labels / "json", images), (labels, images.parent)):
-        assert len(read_all(PartImageNetPPReader(folder, root))) == 9
+        reader = PartImageNetPPReader(folder, root)
+        assert reader.count() == len(read_all(reader)) == 9
     (images / TENCH / f"{TENCH}_1.JPEG").unlink()
     with pytest.raises(PartDatasetError, match=rf"{TENCH}\.json: images\[1\].*no folder of .* holds {TENCH}_1\.JPEG"):
         read_all(PartImageNetPPReader(labels, images))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import re
 import sys
 
@@ -12,6 +13,7 @@ import torch
 from docs_pages import REPOSITORY
 from torch import nn
 
+from partbox import progress
 from partbox.engine.model_cost import ParametersRead, _counted, model_cost
 from partbox.engine.setup import load_config
 from partbox.report.quoted_numbers import Entry, Number, QuoteError, read_quoted, unfounded
@@ -69,6 +71,10 @@ def test_what_is_wrong_on_the_page_is_named(tool, page, numbers):
     (found,) = tool.problems(page.replace(row, other), numbers, [name])
     assert found == "model_zoo.md: example/normal: input: '32 x 32' should be '64 x 64'"
     assert tool.problems(page.replace(row + "\n", ""), numbers, []) == ["model_zoo.md: example/normal has no row"]
+    twice = "model_zoo.md: [example/normal](../configs/example/normal.yaml) has 2 rows"
+    assert tool.problems(page.replace(row, f"{row}\n{row}"), numbers, []) == [twice]
+    cut = page.replace(row, row.rsplit("|", 2)[0] + "|")
+    assert tool.problems(cut, numbers, [name]) == ["model_zoo.md: example/normal has no row"]
     gone = row.replace("example/normal", "example/gone")
     assert "model_zoo.md: [example/gone](../configs/example/gone.yaml) is no configuration" in tool.problems(
         page.replace(row, f"{row}\n{gone}"), numbers, []
@@ -79,6 +85,15 @@ def test_what_is_wrong_on_the_page_is_named(tool, page, numbers):
     assert any("the table of measured numbers" in one for one in found)
     with pytest.raises(tool.PageError, match="needs the lines <!-- costs: begin"):
         tool.problems(page.replace(tool.begin_of("costs"), ""), numbers, [])
+
+
+def test_it_says_how_far_it_is(tool, page, numbers, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logging.getLogger("partbox"), "handlers", [])
+    tool.problems(page, numbers, ["example/normal", "example/masks"])
+    said = capsys.readouterr().err
+    assert re.search(r"building models: 1 of 2 models, about \d.* left", said)
+    assert "building models: 2 of 2 models after" in said
 
 
 def test_the_page_is_renewed_to_itself(tool, page, numbers, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import json
 import os
 import re
@@ -20,6 +22,7 @@ import partbox.attacks
 import partbox.corruptions
 import partbox.data
 import partbox.evaluation
+import partbox.export
 from partbox.engine.setup import load_config
 
 SCRIPT = REPOSITORY / "scripts/build_docs.sh"
@@ -146,12 +149,29 @@ def test_every_configuration_key_can_be_found(site, pages):
         assert name in [entry[-1] for entry in found["objects"][node]], f"the search does not know {key}"
 
 
-@pytest.mark.parametrize("module", [partbox.attacks, partbox.corruptions, partbox.data, partbox.evaluation, partbox])
+@pytest.mark.parametrize(
+    "module", [partbox.attacks, partbox.corruptions, partbox.data, partbox.evaluation, partbox.export, partbox]
+)
 def test_every_public_name_is_described(site, pages, module):
     described = set().union(*(page.ids for path, page in pages.items() if path.parent.name == "api"))
     for name in module.__all__:
         homes = {f"{one.__name__}.{name}" for one in (module, partbox.data, partbox.evaluation)}
         assert homes & described, f"{module.__name__}.{name}"
+
+
+def words_of(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text))
+
+
+def test_every_module_is_there_with_its_text(site):
+    shown = words_of(html.unescape(re.sub(r"<[^>]+>", " ", (site / "docs/modules.html").read_text(encoding="utf-8"))))
+    files = [*(REPOSITORY / "projects").rglob("*.py"), *(REPOSITORY / "maskdino_ext").rglob("*.py")]
+    assert len(files) > 200
+    for file in files:
+        first = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))).split("\n\n")[0]
+        plain = words_of(re.sub(r":[a-z:]+:(?=`)|~", "", first))
+        name = words_of(".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removeprefix("projects."))
+        assert f"{name.removesuffix(' __init__')} {plain}" in shown, file
 
 
 def test_files_and_folders_of_the_repository_lead_to_what_the_site_has(site, pages):

@@ -12,8 +12,9 @@ from small_detectors import REPOSITORY, SMALL_DETECTOR
 from small_models import SMALL
 from tool_examples import examples_in, parsed
 
-from partbox.engine.folder_guide import Entry, evaluation_guide, text_of, training_guide
+from partbox.engine.folder_guide import evaluation_guide, pseudo_label_guide, training_guide
 from partbox.engine.setup import load_config
+from partbox.folder_readme import Entry, text_of
 
 ATTACK = "[{'name': 'clean'}, {'name': 'pgd', 'eps': '8/255', 'steps': 1}]"
 FEW = ["SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "1", "TEST.EVAL_PERIOD", "0", "ROBUST_EVAL.NUM_IMAGES", "4"]
@@ -31,19 +32,26 @@ def test_a_training_an_evaluation_and_what_they_say_to_do(run_tool, tmp_path):
     run = tmp_path / "a run"  # blanks must not break the commands
     run_tool("train_net", *SMALL, *FEW, "OUTPUT_DIR", run)
     check_explained(run)
-    resume, again, curves, _, compare = commands_in((run / "README.txt").read_text())
+    resume, repeat, again, curves, _, compare = commands_in((run / "README.txt").read_text())
     before = {name: (run / name).read_bytes() for name in ("model_best.pth", "records.jsonl", "metrics.json")}
     run_command(run_tool, resume)
     assert {name: (run / name).read_bytes() for name in before} == before, "it was finished: nothing changes"
     assert (run / "command.txt").read_text().count("\n") == 2
     check_explained(run)
+    run_command(run_tool, repeat)
+    repeated = tmp_path / "a run_repeated"
+    assert {name: (repeated / name).read_bytes() for name in ("model_best.pth", "records.jsonl")} == {
+        name: before[name] for name in ("model_best.pth", "records.jsonl")
+    }
     run_command(run_tool, again, "ROBUST_EVAL.PERTURBATIONS", ATTACK)
     other = tmp_path / "a run_again"
     check_explained(other)
-    go_on, _, _ = commands_in((other / "README.txt").read_text())
+    go_on, repeat, _, _ = commands_in((other / "README.txt").read_text())
     results = (other / "records.jsonl").read_bytes()
     run_command(run_tool, go_on)
     assert (other / "records.jsonl").read_bytes() == results
+    run_command(run_tool, repeat)
+    assert (tmp_path / "a run_again_repeated" / "records.jsonl").read_bytes() == results
     assert shlex.split(curves) == ["tensorboard", "--logdir", str(run)]
     run_command(run_tool, compare.replace("OTHER_FOLDER", shlex.quote(str(other))))
     # an evaluation in the folder of a training leaves the explanation of the training
@@ -128,7 +136,11 @@ def test_a_folder_of_a_sweep(run_tool, tmp_path, monkeypatch):
     config = REPOSITORY / "configs/example/part_box.yaml"
     run_tool("label_budget", "--config-file", config, "--output", tmp_path / "s", "--box-shares", "0.5,1")
     check_explained(tmp_path / "s")
-    (again,) = commands_in((tmp_path / "s" / "README.txt").read_text())
+    log = (tmp_path / "s" / "log.txt").read_text()
+    assert "start masks0_boxes0.5-seed0" in log
+    assert "done masks0_boxes1-seed0" in log
+    again, page = commands_in((tmp_path / "s" / "README.txt").read_text())
+    assert shlex.split(page) == ["python", "tools/make_report.py", str(tmp_path / "s")]
     assert shlex.split(again)[-2:] == ["--box-shares", "0.5,1"]
 
 
@@ -184,9 +196,49 @@ def test_a_detector(run_tool, tmp_path):
     run = tmp_path / "run"
     run_tool("train_detector", "--config-file", config, *SMALL_DETECTOR, *few, "OUTPUT_DIR", run)
     check_explained(run)
-    resume, again, _, _ = commands_in((run / "README.txt").read_text())
+    resume, _, again, _, _ = commands_in((run / "README.txt").read_text())
     weights = (run / "model_final.pth").read_bytes()
     run_command(run_tool, resume)
     assert (run / "model_final.pth").read_bytes() == weights
     run_command(run_tool, again, "ROBUST_EVAL.PERTURBATIONS", "[]")
     check_explained(tmp_path / "run_again")
+
+
+@pytest.mark.parametrize("kind", ["labels", "statistics", "predictions"])
+def test_a_folder_of_pictures(run_tool, teacher, tmp_path, kind):
+    output = tmp_path / "a look"
+    options = ["--dataset", "example_test", "--output", output]
+    options += ["--run", teacher()] if kind == "predictions" else []
+    options += ["--images", "3"] if kind != "statistics" else []
+    run_tool("visualize_parts", kind, *options)
+    check_explained(output)
+    before = {path: path.read_bytes() for path in output.rglob("*.*") if path.name != "README.txt"}
+    (again,) = commands_in((output / "README.txt").read_text())
+    run_command(run_tool, again.replace("visualize_parts.py", "tools/visualize_parts.py", 1))
+    assert {path: path.read_bytes() for path in output.rglob("*.*") if path.name != "README.txt"} == before
+    (once_more,) = commands_in((output / "README.txt").read_text())
+    assert once_more.count("--overwrite") == 1
+
+
+def test_an_evaluation_from_python_is_repeated_from_python(tmp_path):
+    """Its datasets may be registered there alone, and a model with random weights has no file of them."""
+    cfg = load_config(None, ["MODEL.WEIGHTS", ""])
+    text = evaluation_guide(tmp_path, cfg, embedded=True)
+    assert "model with random weights" in text
+    assert "the same call of partbox.evaluate" in text
+    assert not [one for one in commands_in(text) if "--eval-only" in one]
+
+
+def test_pseudo_labels_in_a_folder_of_any_name_can_be_trained_on():
+    folder = Path("it's $mine")
+    (train,) = (one for one in commands_in(pseudo_label_guide(folder, ["tools/x.py"])) if "train_net" in one)
+    words = shlex.split(train)
+    assert (str(folder / "train.json"),) == load_config(None, words[words.index("DATASETS.TRAIN") :]).DATASETS.TRAIN
+
+
+def test_the_folder_of_datasets_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/data of mine")
+    text = training_guide(tmp_path, load_config(None, []))
+    assert "in the folder in which the run was started, with DETECTRON2_DATASETS='/data of mine':" in text
+    monkeypatch.delenv("DETECTRON2_DATASETS")
+    assert "in the folder in which the run was started:" in training_guide(tmp_path, load_config(None, []))

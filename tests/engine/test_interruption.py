@@ -317,5 +317,17 @@ def test_each_start_says_where_it_ran():
     line = start_line(["train_net.py", "A B", "it's"], {**slurm, "SLURM_JOB_NODELIST": "n[1-2]"}, (1, 4))
     assert "job=12_3 requeued=2 nodes=n[1-2]" in line
     assert "processes=1 part=1/4 job=12_3" in line
-    assert line.endswith("  train_net.py 'A B' 'it'\"'\"'s'\n")
+    assert line.endswith("  python train_net.py 'A B' 'it'\"'\"'s'\n")
+    assert f"folder={os.getcwd()} " in line
     assert "job=" not in start_line(["x"], {})
+
+
+def test_a_line_of_command_txt_is_one_that_a_shell_runs_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "say.py").write_text("import os, sys; print(os.environ['DETECTRON2_DATASETS'], sys.argv[1:])")
+    line = start_line(["say.py", "A B", "$x", "it's"], {"DETECTRON2_DATASETS": "/my data"})
+    facts, command = line.split("  ", 1)
+    assert "DETECTRON2_DATASETS" not in facts
+    command = command.replace("python", sys.executable, 1)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "/my data ['A B', '$x', \"it's\"]\n"

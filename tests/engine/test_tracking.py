@@ -23,7 +23,7 @@ from partbox.engine.hooks import metric_writers
 from partbox.engine.hooks.metric_writers import MetricWriters, put_picture
 from partbox.engine.tracking import evaluation_tracking
 from partbox.engine.tracking.adversarial_pictures import AdversarialPictures
-from partbox.engine.tracking.evaluation_tracking import FOLDER, PICTURE
+from partbox.engine.tracking.evaluation_tracking import EXAMPLES, FOLDER, PICTURE
 from partbox.evaluation.validate import validate
 
 QUICK = [
@@ -61,7 +61,9 @@ def test_tensorboard_gets_pictures_and_curves(run_tool, tmp_path):
     assert len({(one.width, one.height) for one in pictures}) == 1
     assert pictures[0].width > 3 * 200
     curves = events(tmp_path / FOLDER)
-    assert curves.Tags()["images"] == [PICTURE]
+    assert curves.Tags()["images"] == [PICTURE, EXAMPLES]
+    (attacked,) = curves.Images(EXAMPLES)
+    assert attacked.width == pytest.approx(3 * 240, abs=20)  # TRACKING.IMAGES
     results = build_results(tmp_path)
     assert results["clean_accuracy"] > 0
     by_eps = curves.Scalars("robust_accuracy_by_eps_times_10000/pgd-3 linf")
@@ -190,7 +192,7 @@ def hook(cfg, storage, *, start_iter):
 
 
 def test_pictures_between_two_lines_survive_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr(metric_writers, "writers", lambda *_: [])
+    monkeypatch.setattr(metric_writers, "writers", lambda *_, **__: [])
     picture = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
     with EventStorage(30) as storage:
         put_picture(storage, "old", picture, 18)

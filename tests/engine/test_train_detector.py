@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from small_detectors import DETECTORS, REPOSITORY, SEGMENTER, SMALL_DETECTOR, SMALL_TRANSFORMER, TRANSFORMERS
 
 from partbox.attacks import ThreatModel
+from partbox.engine import detectors
 from partbox.engine.checkpoint import CheckpointError
 from partbox.engine.checks import ConfigError
 from partbox.engine.detector_training import DetectorTrainer
@@ -125,7 +128,10 @@ def test_training_goes_on_and_another_run_is_refused(run, tmp_path):
         (["MODEL.PART.BATCH_NORM", "frozen"], ConfigError, "BATCH_NORM is 'frozen'"),
         (["TEST.EVAL_PERIOD", "5"], ConfigError, "not validated"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'detector-pgd'}]"], ConfigError, "needs an eps"),
+        (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'noise', 'eps': 8}]"], ConfigError, "8 grey levels are 8/255"),
+        (["ADVERSARY.OBJECTIVE", "free", "ADVERSARY.EPS", "4"], ConfigError, "ADVERSARY.EPS is 4.*4/255"),
         (["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd', 'eps': 1}]"], ConfigError, "attacks a classifier"),
+        (["MODEL.ROI_HEADS.NUM_CLASSES", "1"], ConfigError, "mislabel linf 8/255 needs at least two classes"),
         (["SOLVER.MAX_ITERS", "3"], ConfigError, "SOLVER.MAX_ITER"),
     ],
 )
@@ -202,6 +208,7 @@ def test_a_dry_run_needs_no_data(run, tmp_path, monkeypatch, capsys):
     plan = capsys.readouterr().out
     assert "GeneralizedRCNN, 40 classes" in plan
     assert "DATASETS.TRAIN: example_train" in plan
+    assert "self-checks" not in plan, "ROBUST_EVAL.SELF_CHECK_IMAGES is 0 here"
     assert not (tmp_path / "run").exists()
     with pytest.raises(CheckpointError, match=r"typo\.pth does not exist"):
         run("mask_rcnn", *SHORT, "--dry-run", "MODEL.WEIGHTS", tmp_path / "typo.pth")
@@ -210,6 +217,8 @@ def test_a_dry_run_needs_no_data(run, tmp_path, monkeypatch, capsys):
     plan = capsys.readouterr().out
     assert "SemanticSegmentor, 41 classes" in plan
     assert "car_parts/train.json" in plan
+    run("mask_rcnn", *SHORT, "--dry-run", "--dry-run-size", "64", "ROBUST_EVAL.SELF_CHECK_IMAGES", "2")
+    assert re.search(r"self-checks, linf 8/255: at most [\d,]+ passes", capsys.readouterr().out)
 
 
 class Brightness(torch.nn.Module):
@@ -279,3 +288,47 @@ def test_free_training_goes_on_where_an_image_has_no_losses_and_says_it_where_no
     torch.testing.assert_close(first[1], second[1])
     with EventStorage(0), pytest.raises(RuntimeError, match=r"depends on the model's weights .* \[0, 0\]"):
         trainer(0, 0).train(0, 2)
+
+
+def test_one_model_is_built_for_all_76_cells(run, tmp_path, monkeypatch):
+    clean = ["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]"]
+    run("faster_rcnn", *SHORT, *clean, "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path / "run")
+    built, build = [], detectors.build_model
+    monkeypatch.setattr(detectors, "build_model", lambda cfg: built.append(cfg) or build(cfg))
+    config, weights = tmp_path / "run" / "config.yaml", tmp_path / "run" / "model_final.pth"
+    cells = ["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'corruptions'}]", "ROBUST_EVAL.NUM_IMAGES", "1"]
+    run(str(config), "--eval-only", "MODEL.WEIGHTS", weights, *cells, "OUTPUT_DIR", tmp_path / "cells")
+    results = json.loads((tmp_path / "cells" / "results.json").read_text())["results"]
+    assert len(results["by_perturbation"]) == 76
+    assert {"mPC", "rPC"} <= set(results["performance_under_corruptions"]["bbox AP"])
+    assert len(built) == 1
+
+
+def test_a_dataset_without_images_is_a_sentence(run, tmp_path):
+    DatasetCatalog.register("nothing_test", list)
+    MetadataCatalog.get("nothing_test").thing_classes = [str(i) for i in range(40)]
+    try:
+        with pytest.raises(ConfigError, match=r"DATASETS\.TEST, nothing_test: there are no images to evaluate"):
+            run("faster_rcnn", *SHORT, "DATASETS.TEST", "('nothing_test',)", "OUTPUT_DIR", tmp_path / "run")
+    finally:
+        DatasetCatalog.remove("nothing_test")
+        MetadataCatalog.remove("nothing_test")
+
+
+def test_a_surrogate_takes_part_in_the_self_checks_and_another_kind_is_refused(run, tmp_path):
+    attack = "[{'name': 'segmentation-pgd', 'eps': '8/255', 'steps': 2}]"
+    options = [*SHORT, "SOLVER.MAX_ITER", "1", "ROBUST_EVAL.PERTURBATIONS"]
+    run(SEGMENTER, *options, "[{'name': 'clean'}]", "SEED", "2", "OUTPUT_DIR", tmp_path / "other")
+    checked = [*options, attack, "ROBUST_EVAL.NUM_IMAGES", "1", "ROBUST_EVAL.SELF_CHECK_IMAGES", "1"]
+    run(SEGMENTER, *checked, "ROBUST_EVAL.SURROGATE", tmp_path / "other", "OUTPUT_DIR", tmp_path / "run")
+    (checks,) = json.loads((tmp_path / "run" / "results.json").read_text())["results"]["self_checks"].values()
+    assert [one["name"] for one in checks][-2:] == ["black box", "transfer"]
+    config, weights = tmp_path / "run" / "config.yaml", tmp_path / "run" / "model_final.pth"
+    again = [str(config), "--eval-only", "MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "again"]
+    with pytest.raises(ConfigError, match=r"nowhere/config\.yaml does not exist"):
+        run(*again, "ROBUST_EVAL.SURROGATE", tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"SURROGATE: .* reads RGB and not BGR"):
+        run(*again, "ROBUST_EVAL.SURROGATE", tmp_path / "other", "INPUT.FORMAT", "BGR")
+    run("faster_rcnn", *options, "[{'name': 'clean'}]", "OUTPUT_DIR", tmp_path / "detector")
+    with pytest.raises(ConfigError, match="holds a model of another kind"):
+        run(*again, "ROBUST_EVAL.SURROGATE", tmp_path / "detector")

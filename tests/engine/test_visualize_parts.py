@@ -42,7 +42,7 @@ def test_labels_of_a_registered_dataset(run_tool, tmp_path, capsys):
         assert min(picture.shape[:2]) > 200
         assert one["labels"].startswith("masks of ")
     assert (tmp_path / "look" / "sheet_01.png").exists()
-    assert "12 with masks" in capsys.readouterr().out
+    assert "  masks: 12\n" in capsys.readouterr().out
     run_tool("visualize_parts", "labels", "--dataset", "example_train", "--images", 12, "--output", tmp_path / "again")
     for one in record["pictures"]:
         assert (tmp_path / "again" / one["picture"]).read_bytes() == (tmp_path / "look" / one["picture"]).read_bytes()
@@ -61,21 +61,76 @@ def test_labels_of_a_file_say_what_is_not_labelled_and_count_what_cannot_be_read
     assert [one["image_id"] for one in record["unreadable"]] == [12]
     out = capsys.readouterr().out
     assert "5 of 6 images" in out
-    assert f"(!) not shown, cannot be read: {images / 'c.png'} (image 12)" in out
+    assert f"(!) not shown: {images / 'c.png'} (image 12)" in out
 
 
 def test_where_no_image_can_be_read_there_is_no_folder(run_tool, tmp_path):
     json_file, images = write_dataset(tmp_path, valid_document())
     for path in images.rglob("*.*"):
         path.write_bytes(b"nothing")
-    with pytest.raises(SelectionError, match="none of the 6 chosen images can be read"):
+    with pytest.raises(SelectionError, match="none of the 6 chosen images can be shown"):
         run_tool("visualize_parts", "labels", "--dataset", json_file, "--output", tmp_path / "look")
     assert not (tmp_path / "look").exists()
     with pytest.raises(PartDatasetError):
         run_tool("visualize_parts", "labels", "--dataset", json_file, "--verify", "header", "--output", tmp_path / "l")
 
 
-def test_statistics_of_several_files_side_by_side(run_tool, tmp_path, capsys):
+def odd_document() -> dict:
+    """Images of one base name in two folders, names that are no ASCII, a deep image."""
+    document = valid_document()
+    document["images"][1]["file_name"] = "cats/a.png"
+    document["images"][2]["file_name"] = "$x$ <b> 頭\U0001fae8.png"
+    document["classes"][1]["name"] = "car \U0001fae8/../x"
+    for one in document["categories"][2:]:
+        one["supercategory"] = "car \U0001fae8/../x"
+    return document
+
+
+def test_odd_names_are_shown_and_nothing_is_left_out_silently(run_tool, tmp_path, capsys):
+    json_file, images = write_dataset(tmp_path, odd_document())
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(images / "d.jpg", format="PNG")
+    run_tool("visualize_parts", "labels", "--dataset", json_file, "--output", tmp_path / "look")
+    record = listed(tmp_path / "look")
+    assert sorted(one["image_id"] for one in record["pictures"]) == [10, 11, 12, 14, 15]
+    assert len({one["picture"] for one in record["pictures"]}) == 5
+    assert {path.name for path in (tmp_path / "look" / "pictures").iterdir()} == {
+        one["picture"].removeprefix("pictures/") for one in record["pictures"]
+    }
+    out = capsys.readouterr().out
+    assert f"(!) not shown: {images / 'd.jpg'} (image 13): has pixels of mode I" in out
+    assert out.count("U+1FAE8") == 1
+    run_tool("visualize_parts", "statistics", "--dataset", json_file, "--output", tmp_path / "numbers")
+    assert capsys.readouterr().out.count("U+1FAE8") == 1
+    assert "car \U0001fae8/../x" in (tmp_path / "numbers" / "statistics.txt").read_text()
+
+
+def test_images_that_somebody_asks_about(run_tool, tmp_path):
+    json_file, _ = write_dataset(tmp_path, valid_document())
+    look = ["visualize_parts", "labels", "--dataset", json_file, "--only", "15", "dogs/a.png"]
+    run_tool(*look, "--output", tmp_path / "look")
+    assert [one["image_id"] for one in listed(tmp_path / "look")["pictures"]] == [15, 10]
+    for more in (["--images", "3"], ["--seed", "0"], ["--classes", "dog"], ["--parts", "head"], ["--labels", "box"]):
+        with pytest.raises(SelectionError, match=f"--only names the images: leave out {more[0]}"):
+            run_tool(*look, *more, "--output", tmp_path / "other")
+    with pytest.raises(SelectionError, match="has no image '99'"):
+        run_tool(*look, "99", "--output", tmp_path / "other")
+
+
+def test_pictures_are_as_large_as_they_are_drawn(run_tool, tmp_path):
+    document = valid_document()
+    document["images"] = [{**document["images"][3], "width": 2000, "height": 1500}]
+    document["annotations"] = []
+    json_file, images = write_dataset(tmp_path, document)
+    Image.fromarray(np.zeros((1500, 2000, 3), np.uint8)).save(images / "d.jpg")
+    run_tool("visualize_parts", "labels", "--dataset", json_file, "--output", tmp_path / "look")
+    (one,) = listed(tmp_path / "look")["pictures"]
+    picture = np.asarray(Image.open(tmp_path / "look" / one["picture"]))
+    assert (picture.max(axis=2) < 20).any(axis=0).sum() >= 780
+    sheet = np.asarray(Image.open(tmp_path / "look" / "sheet_01.png"))
+    assert (sheet.max(axis=2) < 20).any(axis=0).sum() >= 480
+
+
+def test_statistics_of_several_files_side_by_side(run_tool, tmp_path, capsys, example_root):
     names = ["example_train", "example_val", "example_test"]
     run_tool("visualize_parts", "statistics", "--dataset", *names, "--output", tmp_path / "numbers")
     stored = json.loads((tmp_path / "numbers" / "statistics.json").read_text())
@@ -89,6 +144,9 @@ def test_statistics_of_several_files_side_by_side(run_tool, tmp_path, capsys):
     assert (tmp_path / "numbers" / "statistics.png").stat().st_size > 10_000
     with pytest.raises(SelectionError, match="names one file twice"):
         run_tool("visualize_parts", "statistics", "--dataset", *names[:1] * 2, "--output", tmp_path / "other")
+    again = example_root / "example" / ".." / "example" / "train.json"
+    with pytest.raises(SelectionError, match="names one file twice"):
+        run_tool("visualize_parts", "statistics", "--dataset", names[0], again, "--output", tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", ["normal", "part_box", "part_box_group", "dino_part_box", "oracle_masks"])
@@ -157,7 +215,7 @@ def test_what_is_said_above_a_picture():
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn", "deeplabv3plus"])
-def test_predictions_of_a_detector_and_a_segmenter(run_tool, example_root, tmp_path, name):
+def test_predictions_of_a_detector_and_a_segmenter(run_tool, example_root, tmp_path, capsys, name):
     cfg = detector_config(name, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", root=example_root)
     (tmp_path / "config.yaml").write_text(cfg.dump())
     names = part_names(get_part_dataset("example_train"))
@@ -169,6 +227,11 @@ def test_predictions_of_a_detector_and_a_segmenter(run_tool, example_root, tmp_p
     assert len(record["pictures"]) == 3
     assert all(one["right"] is None and one["confidence"] is None for one in record["pictures"])
     assert any(one["found"] for one in record["pictures"])
+    assert "do not say what their classes are" not in capsys.readouterr().out
+    torch.save({"model": build_detector(cfg).state_dict(), "iteration": 3}, tmp_path / "weights.pth")  # as detectron2's
+    run_tool("visualize_parts", "predictions", *model, *arguments, "--output", tmp_path / "plain")
+    assert listed(tmp_path / "plain")["pictures"] == record["pictures"]
+    assert "(!) these weights do not say what their classes are" in capsys.readouterr().out
     save_weights(tmp_path / "weights.pth", build_detector(cfg), class_names=names[::-1])
     with pytest.raises(CheckpointError, match="made for other parts"):
         run_tool("visualize_parts", "predictions", *model, *arguments, "--output", tmp_path / "other")

@@ -6,12 +6,14 @@ import io
 import json
 import logging
 import os
+import pty
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,10 +193,6 @@ def test_a_detector_is_tracked_as_well(run_tool, tmp_path, monkeypatch):
     run_tool("train_detector", "--config-file", config, *options, "OUTPUT_DIR", tmp_path / "run")
     (path,) = offline_runs(tmp_path / "run")
     assert_same_lines(path, tmp_path / "run", pictures=False)
-    with pytest.raises(ConfigError, match=r"TRACKING.IMAGES is 2"):
-        run_tool(
-            "train_detector", "--config-file", config, *options, "TRACKING.IMAGES", "2", "OUTPUT_DIR", tmp_path / "x"
-        )
 
 
 @pytest.fixture
@@ -252,6 +250,84 @@ def test_what_wandb_refuses_is_a_sentence_without_the_key(tmp_path, monkeypatch)
         open_run(cfg)
     assert SECRET not in str(caught.value)
     assert "*** is not accepted" in str(caught.value)
+
+
+ONLINE = ["TRACKING.WANDB.ENABLED", "True", "TRACKING.WANDB.MODE", "online"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "mode"),
+    [
+        ([], "online", "disabled"),  # the environment makes no run send
+        (TRACKED, "online", "offline"),
+        (TRACKED, "run", "offline"),
+        (TRACKED, "disabled", "disabled"),
+        (ONLINE, None, "online"),
+        (ONLINE, "", "online"),
+        (ONLINE, "Offline", "offline"),  # and keeps one from it
+        (ONLINE, "dryrun", "offline"),
+        (ONLINE, "disabled", "disabled"),
+    ],
+)
+def test_the_environment_can_only_ask_for_less(monkeypatch, options, said, mode):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if said is not None:
+        monkeypatch.setenv("WANDB_MODE", said)
+    cfg = load_config(None, options)
+    assert wandb_run.mode_of(cfg) == mode
+    assert wandb_run.is_tracked(cfg) == (mode != "disabled")
+
+
+def asked_of_wandb(monkeypatch, tmp_path, options) -> dict:
+    """What ``wandb.init`` gets."""
+    import wandb
+
+    asked: dict = {}
+    monkeypatch.setattr(wandb, "init", lambda **given: asked.update(given) or SimpleNamespace(url="", dir=""))
+    open_run(load_config(None, [*options, "OUTPUT_DIR", str(tmp_path)]))
+    return asked
+
+
+def test_a_run_of_a_quiet_environment_says_that_it_is_quiet(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("partbox"), "propagate", True)  # tools turn it off
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert asked_of_wandb(monkeypatch, tmp_path, ONLINE)["mode"] == "offline"
+    assert "wandb is offline, not online: the environment says WANDB_MODE=offline" in caplog.text
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert asked_of_wandb(monkeypatch, tmp_path, ONLINE) == {}
+    assert "wandb is disabled, not online: the environment says WANDB_MODE=disabled" in caplog.text
+
+
+def test_no_job_waits_for_ever_for_what_cannot_be_sent(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    settings = asked_of_wandb(monkeypatch, tmp_path, TRACKED)["settings"]
+    assert 0 < settings["finish_timeout"] <= 600
+    assert settings["finish_timeout_raises"] is True  # else nobody would hear of it
+
+
+def test_nobody_is_asked_for_an_account(tmp_path):
+    """On a terminal, where wandb would ask and wait."""
+    program = (
+        "from partbox.engine.setup import load_config; from partbox.engine.tracking.wandb_run import open_run; "
+        f"open_run(load_config(None, {[*ONLINE, 'OUTPUT_DIR', str(tmp_path)]!r}))"
+    )
+    left_out = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE")
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
+    environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"WANDB_CONFIG_DIR": str(tmp_path / "config"), "TERM": "xterm"}
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            **{"stdin": theirs, "stdout": theirs, "stderr": subprocess.PIPE, "env": environment},
+            **{"text": True, "timeout": 120, "cwd": tmp_path},
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert done.returncode == 1
+    assert "ConfigError: TRACKING.WANDB: wandb cannot begin (nobody has logged in on this machine)" in done.stderr
+    assert not (tmp_path / "wandb").exists()
 
 
 def test_the_id_stays_with_the_folder(tmp_path):
@@ -342,7 +418,7 @@ def test_an_error_of_wandb_does_not_end_a_run(caplog, monkeypatch):
         writer.close()
     records = {id(record): record for record in caplog.records}  # two handlers may have seen one
     assert [record.getMessage() for record in records.values()] == [
-        "wandb does not go on (BrokenPipeError: its process is gone); the run does, untracked"
+        "wandb does not go on (BrokenPipeError: its process is gone); the run does, untracked by it"
     ]
 
 

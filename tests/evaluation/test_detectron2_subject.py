@@ -399,7 +399,7 @@ class Scripted:
         noise_hurts: random noise, too, loses the object.
     """
 
-    kind = "detector"
+    kind, surrogate = "detector", None
     device = torch.device("cpu")
 
     def __init__(self, darker, *, noise_hurts: bool = False) -> None:

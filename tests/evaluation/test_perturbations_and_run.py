@@ -254,11 +254,23 @@ def test_attacks_are_built_with_their_settings_and_cost(spec, name, passes):
         ({"name": "square", "queries": 0}, "queries"),
         ({"name": "autoattack", "version": "custom"}, "version"),
         ({"name": "autoattack", "threat": "linf"}, "no setting 'threat'"),
+        ({"name": "pgd", "random_start": "False"}, "random_start is true or false, not 'False'"),
+        ({"name": "detector-pgd", "random_start": 0}, "random_start is true or false"),
+        ({"name": "detector-pgd", "step_size": 0}, "never leaves the start"),
+        ({"name": "segmentation-pgd", "step_size": "0/255"}, "never leaves the start"),
     ],
 )
 def test_wrong_attack_settings_are_refused(spec, words):
     with pytest.raises(ValueError, match=words):
         build_perturbation({"eps": "8/255", **spec})
+
+
+@pytest.mark.parametrize("name", ["pgd", "noise", "detector-pgd", "square"])
+def test_an_eps_in_grey_levels_is_refused_with_the_fix(name):
+    with pytest.raises(ValueError, match="8 grey levels are 8/255"):
+        build_perturbation({"name": name, "eps": 8})
+    assert build_perturbation({"name": name, "eps": 1}).threat.eps == 1
+    assert build_perturbation({"name": name, "eps": 8, "norm": "l2"}).threat.eps == 8
 
 
 def test_an_ensemble_in_the_run_names_who_fooled_and_what_was_replaced(example_dataset):

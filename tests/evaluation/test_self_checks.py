@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from attack_networks import labelled_images, small_network
+from masking_problem import COUNT, THREAT, Problem
 from small_models import MODELS, small_config
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from partbox.attacks import PGD, AttackError, Square, ThreatModel
+from partbox.attacks import Square, ThreatModel
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.build import build_classifier
 from partbox.evaluation import build_perturbations, evaluate
@@ -20,56 +21,6 @@ from partbox.evaluation.black_box import compare_black_box, is_black_box, withou
 from partbox.evaluation.records import Record
 from partbox.evaluation.run import as_subject, self_checks
 from partbox.evaluation.self_checks import check_classifier, most_passes, tolerated
-
-THREAT = ThreatModel("linf", 0.04)
-COUNT = 32
-
-
-class Problem:
-    """Images of four smooth patterns under noise, and a network that tells them apart."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        patterns = torch.rand(4, 3, 3, 3, generator=generator)
-        self.patterns = functional.interpolate(patterns, size=(12, 12), mode="bilinear")
-        torch.manual_seed(0)
-        self.model = nn.Sequential(
-            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
-        )
-        optimizer = torch.optim.AdamW(self.model.parameters(), 3e-3)
-        for step in range(150):
-            images, labels = self.draw(64, step)
-            optimizer.zero_grad()
-            functional.cross_entropy(self.model(images), labels).backward()
-            optimizer.step()
-        self.model.requires_grad_(False).eval()
-        self.images, self.labels = self.draw(COUNT, 10_000)
-
-    def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.randint(0, 4, (count,), generator=generator)
-        noise = torch.randn(count, 3, 12, 12, generator=generator) * 0.1
-        return (0.3 * self.patterns[labels] + 0.35 + noise).clamp(0, 1), labels
-
-    def checks(self, predict, threat: ThreatModel = THREAT, steps: int = 20, **options) -> dict:
-        """Checks by name, after an evaluation with PGD; an evaluation that stops calls every right image robust."""
-        robust = predict(self.images).argmax(dim=1) == self.labels
-        try:
-            result = PGD(threat, steps)(predict, self.images, self.labels, image_ids=range(COUNT))
-            robust = ~result.fooled
-        except AttackError:
-            pass
-        found = check_classifier(
-            predict,
-            self.images,
-            self.labels,
-            robust,
-            threat,
-            image_ids=range(COUNT),
-            steps=steps,
-            **options,
-        )
-        return {one.name: one for one in found}
 
 
 @pytest.fixture(scope="module")

@@ -275,3 +275,47 @@ def test_a_data_worker_that_outlives_the_store_does_not_hold_its_file(tmp_path):
     finally:
         worker.kill()
         worker.join()
+
+
+class Thresholded(torch.nn.Module):
+    """Settings that no checkpoint holds, as in detectron2's models: a threshold, one in a child, a pixel mean."""
+
+    def __init__(self, score: float = 0.05, most: int = 100, mean: float = 103.5) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.head = torch.nn.Module()
+        self.head.__class__ = type("Head", (torch.nn.Module,), {})
+        self.head.topk, self.test_score_thresh = {True: 2000, False: most}, score
+        self.undefined = float("nan")
+        self.register_buffer("pixel_mean", torch.tensor(mean), persistent=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"score": 0.5}, r"test_score_thresh was 0\.05, is 0\.5"),
+        ({"most": 10}, "head.topk: false was 100, is 10"),
+        ({"mean": 0.0}, "weights was"),
+    ],
+)
+def test_settings_of_a_model_that_no_checkpoint_holds_are_part_of_the_stamp(tmp_path, change, words):
+    """Those of the ten lines of the documentation, where there is no configuration to compare."""
+    clean = build_perturbations([])
+
+    def evaluation(**settings):
+        subject = Brightest()
+        subject.module = Thresholded(**settings)
+        with RecordStore(tmp_path) as store:
+            return evaluate(subject, in_batches(4, images()), clean, store=store, progress=False)
+
+    first = evaluation()
+    assert evaluation().records == first.records
+    with pytest.raises(RecordsError, match=words):
+        evaluation(**change)
+
+
+def test_images_without_an_id_and_no_images_are_refused():
+    with pytest.raises(ValueError, match=r"1 records of the dataset have no image_id, the first is of b\.png"):
+        run(RecordStore(), samples=[*images(), {"file_name": "b.png"}])
+    with pytest.raises(ValueError, match="no images to evaluate"):
+        run(RecordStore(), samples=[])

@@ -20,6 +20,8 @@ from partbox.data import get_part_dataset
 from partbox.engine.checkpoint import save_weights
 from partbox.engine.setup import load_config
 from partbox.export import ExportError, ExportOptions, export_onnx
+from partbox.export.build import build_graph
+from partbox.export.pictures import pictures_for
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/example"
 QUICK = ("part_box",)  # the others are slow: some seconds each, detectors 20
@@ -174,14 +176,19 @@ def test_a_segmenter_in_either_order_of_channels(data, tmp_path, channels):
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_that_decides_how_much_it_finds_is_refused_by_its_operation(data, tmp_path, name):
-    cfg = detector_config(name, root=data)
-    make_run(tmp_path, cfg, class_names=[f"part {number}" for number in range(40)])
+    """And is not asked first for a size or for names, which would change nothing."""
+    cfg = detector_config(name, "DATASETS.TEST", "()", root=data)
+    make_run(tmp_path, cfg)
     with pytest.raises(ExportError, match=r"cannot be exported: .*detectron2/") as caught:
-        exported(tmp_path, cfg, size=(64, 64))
+        exported(tmp_path, cfg)
     message = str(caught.value)
     assert message.startswith("RetinaNet" if name == "retinanet" else "GeneralizedRCNN")
+    assert "`" in message, "the line of code"
     assert "\n" not in message
     assert not (tmp_path / "model.onnx").exists()
+    with pytest.raises(ExportError) as again:
+        exported(tmp_path, cfg, size=(64, 64))
+    assert str(again.value) == message
 
 
 # --- what has no place in a file -------------------------------------------------------------------------------------
@@ -216,6 +223,18 @@ def test_sizes_are_asked_for_where_the_model_has_none_and_refused_where_it_has(d
     save_weights(tmp_path / "model_final.pth", make_run(tmp_path / "other", classifier))
     with pytest.raises(ExportError, match=r"--size 64 64: .*INPUT.SIZE, which is 32 x 32"):
         exported(tmp_path, classifier, size=(64, 64))
+
+
+def test_names_of_a_dataset_that_is_not_here_are_known_all_the_same(data):
+    """Those of COCO are part of detectron2: its images are only needed to compare on."""
+    cfg = detector_config("dino", "DATASETS.TEST", "('coco_2017_val',)", "MODEL.DINO.NUM_CLASSES", "80", root=data)
+    graph = build_graph(cfg, "", size=(64, 64))
+    assert graph.part_names[:2] == ("person", "bicycle")
+    assert len(graph.part_names) == 80
+    assert "coco_2017_val is not on this machine" in pictures_for(cfg, (64, 64), 1, seed=0).source
+    cfg.DATASETS.TEST = ("ade20k_sem_seg_val",)  # without things
+    with pytest.raises(ExportError, match="ade20k_sem_seg_val, which has the names of the parts, cannot be read"):
+        build_graph(cfg, "", size=(64, 64))
 
 
 def test_names_that_nobody_knows_are_asked_for(data, tmp_path):

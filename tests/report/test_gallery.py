@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from partbox.report.examples import Example, FoundPart
-from partbox.report.gallery import make_card, verdict_of
+from partbox.report.gallery import Card, make_card, verdict_of
 from partbox.report.gallery_pictures import (
     COLOURS,
     SIDE,
@@ -38,6 +38,10 @@ def example(perturbation: str = "clean", grey: int = 100, correct: bool | None =
     return Example(**{**values, **changes})
 
 
+def card_of(clean: Example, other: Example) -> Card:
+    return make_card("model", clean, other, verdict_of(clean.correct, other.correct))
+
+
 def pixels(source: str) -> np.ndarray:
     assert source.startswith("data:image/webp;base64,")
     return np.array(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
@@ -55,11 +59,11 @@ def pixels(source: str) -> np.ndarray:
     ],
 )
 def test_verdicts(clean: bool | None, other: bool | None, verdict: str) -> None:
-    assert verdict_of(example(correct=clean), example("pgd", correct=other)) == verdict
+    assert verdict_of(clean, other) == verdict
 
 
 def test_a_card_shows_both_images_and_their_difference() -> None:
-    card = make_card("model", example(), example("pgd", grey=105, correct=False, confidence=0.5))
+    card = card_of(example(), example("pgd", grey=105, correct=False, confidence=0.5))
     assert [one.kind for one in card.pictures] == ["clean", "adversarial", "difference"]
     assert [one.caption for one in card.pictures] == [
         "clean: cat 75 % (right)",
@@ -98,11 +102,11 @@ def test_pictures_are_bounded() -> None:
 
 def test_images_of_other_sizes_have_no_difference() -> None:
     other = example("pgd", image=np.zeros((30, 30, 3), dtype=np.uint8))
-    assert [one.kind for one in make_card("m", example(), other).pictures] == ["clean", "adversarial"]
+    assert [one.kind for one in card_of(example(), other).pictures] == ["clean", "adversarial"]
 
 
 def test_an_evaluation_of_clean_images_alone_has_cards_too() -> None:
-    card = make_card("m", example(), example())
+    card = card_of(example(), example())
     assert [one.kind for one in card.pictures] == ["clean"]
     assert card.verdict == "correct"
 
@@ -118,7 +122,7 @@ def test_parts_have_the_same_number_and_colour_in_both_pictures() -> None:
     names = ("ear", "tail", "leg")
     clean = example(part_map=masks(1, 1, 3), part_names=names)
     other = example("pgd", part_map=masks(2, 3, 3), part_names=names)
-    card = make_card("m", clean, other)
+    card = card_of(clean, other)
     assert [one.kind for one in card.pictures] == [
         "clean",
         "adversarial",
@@ -151,7 +155,7 @@ def test_boxes_are_drawn_and_named_with_their_score() -> None:
         FoundPart("door", 0.3, (0, 0, 1, 1)),
     )
     one = example(boxes=boxes, part_names=("wheel", "door"), label=None, prediction=None, confidence=None)
-    card = make_card("m", one, replace(one, perturbation="pgd", boxes=(), correct=False))
+    card = card_of(one, replace(one, perturbation="pgd", boxes=(), correct=False))
     clean, other = card.pictures[3], card.pictures[4]
     assert [(part.name, part.text) for part in clean.parts] == [
         ("wheel", "score 0.90, 2 boxes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from report_runs import PGD, SQUARE, Page, write_examples, write_run
 
+from partbox import progress
 from partbox.report import ReportError, write_report
 from partbox.report.intervals import Resampling, ratio_interval
 
@@ -191,7 +193,7 @@ def test_detectors_have_ap_without_a_made_up_interval_and_recall_with_one(tmp_pa
     assert {"data-low", "data-high"} <= found["object_recall", "clean"].keys()
     assert "data-low" not in found["object_recall", "detector-pgd-10-vanish linf 8/255"]  # 0 of 14: nothing to resample
     remarks = " ".join(text for _, text in page.all("ul", class_="remarks"))
-    assert "box AP: no interval: the records hold the boxes found, not the labels" in remarks
+    assert "box AP: no interval: records/ does not hold the labels that AP compares the boxes found with" in remarks
     assert "worst case" not in " ".join(text for _, text in page.all("th"))
     assert "classes" not in page.ids
     parts = [text for _, text in page.all("table", class_="heat")]
@@ -258,8 +260,8 @@ def test_part_iou_has_an_interval_from_the_pixels_of_each_image(tmp_path: Path) 
     assert float(has["data-low"]) < float(has["data-value"]) < float(has["data-high"])
     table = next(text for _, text in page.all("table", class_="heat") if "part IoU % by part" in text)
     iou = results["by_perturbation"]["clean"]["part_segmentation"]["IoU"]["cat:tail"]
-    shown = f"{100 * iou:.1f}"  # the same in every image: an interval without width
-    assert re.search(rf"cat:tail\s*{shown}\s*{shown} . {shown}", table)
+    shown = f"{100 * iou:.1f}"  # the same in every image: an interval without width would be no certainty
+    assert re.search(rf"cat:tail\s*{shown}\s*{shown}\s*$", table)
     # pixels of another evaluation give no interval
     batches = run / "records" / "process-0-of-1.jsonl"
     batches.write_text(batches.read_text().replace("[2, 2, 5]", "[2, 2, 50]"))
@@ -282,7 +284,8 @@ def full_run(folder: Path, **changes: object) -> Path:
 def test_names_with_html_in_them_are_text(tmp_path: Path) -> None:
     run = full_run(tmp_path / r"a<img src=x onerror=alert(1)> $\frac{1$", class_names=(EVIL, QUOTES))
     index = run / "examples" / "index.json"
-    index.write_text(index.read_text().replace("image 0", "<b>image</b>").replace("cat:ear", "<i>ear"))
+    for file in (index, run / "records.jsonl"):
+        file.write_text(file.read_text().replace("image 0", "<b>image</b>").replace("cat:ear", "<i>ear"))
     text = write_report([run], tmp_path / "r.html", resamples=100).read_text()
     page = Page(text)
     assert [tag for tag, _, _ in page.elements if tag in ("script", "style", "b", "i")] == ["style", "script"]
@@ -325,7 +328,7 @@ def test_everybody_can_read_it(tmp_path: Path) -> None:
     assert {"filter-class", "filter-verdict", "filter-perturbation", "sort-gallery", "gallery-count"} <= set(page.ids)
     headings = [has for has, _ in page.all("th", scope="col") if "aria-sort" in has]
     buttons = page.all("button", type="button")
-    assert len(buttons) == len(headings) + 1  # and that which shows all examples
+    assert len(buttons) == len(headings) + 3  # and those of the gallery: reset, more, all
     assert all(has["tabindex"] == "0" for has, _ in page.all("div", class_="scroll"))
     assert page.all("meta", name="viewport")
     assert [has["lang"] for has, _ in page.all("html")] == ["en"]
@@ -447,3 +450,13 @@ def test_label_cost_has_the_numbers_of_the_sweep(tmp_path: Path) -> None:
     assert any(f"2.5 hours: {mean:.1f}" in has["alt"] for has, _ in page.all("img", class_="plot"))
     assert {has["data-model"] for has, _ in cells(page)} == {"masks0_boxes0-seed1", "masks0_boxes0.5 (2 seeds)"}
     assert any("masks0_boxes1-seed1 is not finished" in text for _, text in page.all("li"))
+
+
+def test_the_intervals_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(logging.getLogger("partbox"), "handlers", [])
+    runs = [write_run(tmp_path / name, verdicts(), config={"X": name}) for name in "ab"]
+    page_of(tmp_path, *runs)
+    said = capsys.readouterr().err
+    assert re.search(r"computing intervals: 1 of 4 perturbations, about \d.* left", said)
+    assert "computing intervals: 4 of 4 perturbations after" in said

@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from partbox.report import intervals
-from partbox.report.intervals import Resampling, iou_intervals, ratio_interval
+from partbox.report.intervals import (
+    Interval,
+    Resampling,
+    draws,
+    interval_of,
+    intervals_of_classes,
+    iou_resamples,
+    ratio_interval,
+)
 
 PLAN = Resampling(seed=3, resamples=4000)
 
@@ -125,6 +133,13 @@ def test_a_resampling_that_cannot_give_an_interval_is_refused() -> None:
         Resampling(-1)
 
 
+def iou_intervals(
+    overlaps: np.ndarray, unions: np.ndarray, labelled: np.ndarray, plan: Resampling, *, without_first: bool
+) -> tuple[Interval | None, list[Interval | None]]:
+    mean, each = iou_resamples(overlaps, unions, labelled, plan, without_first=without_first)
+    return interval_of(mean, plan), intervals_of_classes(each, (labelled > 0).sum(axis=1).min(axis=0), plan)
+
+
 def random_pixels(runs: int, images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Overlap, union and labelled pixels (K, n, C) of three classes; the third is rare."""
     draw = np.random.default_rng(seed)
@@ -163,3 +178,46 @@ def test_a_class_without_labels_has_no_interval() -> None:
     _, each = iou_intervals(overlaps, unions, labelled, PLAN, without_first=True)
     assert each[1] is None
     assert each[0] is not None
+
+
+def test_a_class_of_a_single_image_has_no_interval() -> None:
+    """A resample has that image or has it not: the width would be that of chance hits in other images alone."""
+    overlaps, unions, labelled = random_pixels(1, 30, seed=1)
+    labelled[:, 1:, 2], overlaps[:, 1:, 2] = 0, 0
+    _, each = iou_intervals(overlaps, unions, labelled, PLAN, without_first=False)
+    assert each[2] is None
+    labelled[:, 5, 2] = 7
+    _, each = iou_intervals(overlaps, unions, labelled, PLAN, without_first=False)
+    assert each[2] is not None
+
+
+def test_no_width_is_no_certainty() -> None:
+    """One image, or images that are all alike: every resample gives the same number."""
+    overlaps, unions, labelled = random_pixels(1, 1, seed=0)
+    mean, _ = iou_intervals(overlaps, unions, labelled, PLAN, without_first=False)
+    assert mean is None
+    assert ratio_interval(np.array([[3.0]]), np.array([[5.0]]), PLAN) is None
+    assert ratio_interval(np.full((1, 9), 0.5), np.ones((1, 9)), PLAN) is None
+
+
+def test_counts_are_no_shares() -> None:
+    """No false object in 50 images is not "0 of 50": an image can have many."""
+    assert ratio_interval(np.zeros((1, 50)), np.ones((1, 50)), PLAN, counts=True) is None
+    assert ratio_interval(np.ones((1, 50)), np.ones((1, 50)), PLAN, counts=True) is None
+    draw = np.random.default_rng(0)
+    false = draw.poisson(2.5, (1, 200)).astype(float)
+    found = ratio_interval(false, np.ones_like(false), Resampling(0, 20000), counts=True)
+    expected = 1.96 * false.std() / np.sqrt(200)
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.03)
+
+
+def test_two_perturbations_are_resampled_alike() -> None:
+    """The same images are drawn for both, so that a mean over them is one over images."""
+    first, second = random_pixels(1, 30, seed=1), random_pixels(1, 30, seed=4)
+    means = [iou_resamples(*one, PLAN, without_first=False)[0][:, 0] for one in (first, second)]
+    drawn = draws(30, PLAN)
+    for pixels, mean in zip((first, second), means, strict=True):
+        ious = [(drawn @ pixels[0][0, :, c]) / (drawn @ pixels[1][0, :, c]) for c in range(3)]
+        seen = [drawn @ pixels[2][0, :, c] > 0 for c in range(3)]
+        expected = np.nanmean(np.where(seen, ious, np.nan), axis=0)
+        assert mean == pytest.approx(expected)

@@ -107,7 +107,15 @@ def test_a_copy_does_not_take_the_records_beside_it_for_its_own(run: Path, tmp_p
 def test_a_folder_of_a_sweep_stands_for_its_runs(tmp_path: Path) -> None:
     sweep = tmp_path / "budget"
     write_run(sweep / "a-seed1", FOOLED)
-    summary = {"runs": [{"run": "a-seed1"}, {"run": "gone"}], "missing": ["late"], "seconds_per_box": 1}
+    facts = {
+        **dict.fromkeys(("images_with_masks", "images_with_boxes", "labelled_parts", "hours"), 1),
+        **{"seed": 1, "mask_share": 0, "box_share": 1, "clean_accuracy": 0.5, "robust_accuracy": {}, "unreliable": []},
+    }
+    summary = {
+        "runs": [{"run": "a-seed1", **facts}, {"run": "gone", **facts}],
+        "missing": ["late"],
+        **{"dataset": "pets_train", "training_images": 9, "seconds_per_box": 1, "seconds_per_mask": 2},
+    }
     (sweep / "label_budget.json").write_text(json.dumps(summary))
     results = read_results([sweep])
     assert [one.name for one in results.runs] == ["a-seed1"]

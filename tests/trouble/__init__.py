@@ -3,7 +3,7 @@
 They run in an empty current folder, so that relative paths are those of the page.
 """
 
-from . import data, evaluation, installing, processes, training
+from . import data, evaluation, export, installing, processes, training
 from .provoking import PROVOKED, template
 
-__all__ = ["PROVOKED", "data", "evaluation", "installing", "processes", "template", "training"]
+__all__ = ["PROVOKED", "data", "evaluation", "export", "installing", "processes", "template", "training"]

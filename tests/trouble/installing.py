@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,13 @@ def _() -> str:
     assert "import pkg_resources" in Path(zoo.__file__).read_text()
     assert "setuptools<81" in pins.replace(" ", "")
     return sentence_of(ModuleNotFoundError("No module named 'pkg_resources'"))
+
+
+@entry("A tool is started with another Python")
+def _() -> str:
+    alone = [sys.executable, "-I", "-S", str(REPOSITORY / "tools/train_net.py")]  # without what is installed
+    done = subprocess.run(alone, capture_output=True, text=True, timeout=60)
+    return done.stderr.splitlines()[-1]
 
 
 @entry("detectron2 is not installed")

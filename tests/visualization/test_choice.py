@@ -9,7 +9,7 @@ import pytest
 from part_dataset_files import valid_document, write_dataset
 
 from partbox.data import load_part_dataset
-from partbox.visualization.choice import SelectionError, choose_images
+from partbox.visualization.choice import SelectionError, choose_images, named_images
 
 
 @pytest.fixture
@@ -73,3 +73,26 @@ def test_unknown_names_and_empty_choices_are_refused(small, options, words):
 def test_no_image_asked_for_is_refused(small):
     with pytest.raises(SelectionError, match="at least 1, not 0"):
         choose_images(small, 0, seed=0)
+
+
+def test_images_are_named_by_id_or_file(small):
+    assert ids(named_images(small, ["15", "dogs/a.png", "12", "15"])) == [15, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("99", "has no image '99'; it has the ids 10, 11, 12"),
+        ("dogs/a.jpg", "has no image 'dogs/a.jpg'; did you mean .*\"dogs/a.png\""),
+        ("a.png", "has no image 'a.png'"),  # a base name may stand in several folders
+    ],
+)
+def test_an_image_that_is_not_there_is_refused(small, name, words):
+    with pytest.raises(SelectionError, match=words):
+        named_images(small, ["10", name])
+
+
+def test_a_name_of_two_images_is_refused(small):
+    twice = replace(small, records=[*small.records, {**small.records[1], "image_id": "10"}])
+    with pytest.raises(SelectionError, match="'10' stands for the images 10, '10'"):
+        named_images(twice, ["10"])

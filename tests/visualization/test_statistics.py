@@ -11,7 +11,7 @@ from partbox.data import load_part_dataset
 from partbox.data.part_map import decode_mask
 from partbox.visualization.statistics import dataset_statistics, mask_pixels, shared_photographs
 from partbox.visualization.statistics_plot import MOST, save_statistics_plot
-from partbox.visualization.statistics_text import statistics_text
+from partbox.visualization.statistics_text import percent, statistics_text
 
 
 @pytest.fixture
@@ -120,3 +120,28 @@ def test_the_plot_draws_few_and_many_parts(tmp_path, parts):
     picture = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
     assert picture.shape[1] > 1500
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.0, "0%"),
+        (4e-6, "<0.001%"),
+        (0.00042, "0.042%"),
+        (0.0997, "10%"),
+        (0.996, "100%"),
+        (1, "100%"),
+    ],
+)
+def test_shares_are_never_powers_of_ten(share, words):
+    assert percent(share) == words
+
+
+def test_a_part_as_large_as_its_image_is_a_hundred_percent(tmp_path):
+    document = valid_document()
+    document["annotations"] = [one for one in document["annotations"] if one["id"] == 106]
+    statistics = dataset_statistics(load_part_dataset(*write_dataset(tmp_path, document)))
+    line = next(
+        line for line in statistics_text({"one": statistics}).splitlines() if line.split()[:2] == ["car", "wheel"]
+    )
+    assert line.split() == ["car", "wheel", "1", "in", "1;", "100%,", "-"]

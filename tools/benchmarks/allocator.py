@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from partbox.arguments import ArgumentParser
 from partbox.engine.allocator import keep_freed_memory
+from partbox.progress import track
 
 PASSES = 8
 
@@ -36,7 +37,7 @@ def main() -> int:
     rows = []
     for images in args.images:
         found: dict[str, list[list[float]]] = {"default": [], "kept": []}
-        for _ in range(args.repeats):
+        for _ in track(range(args.repeats), args.repeats, f"measuring {images} images", "repeat"):
             for setting, values in found.items():
                 options = ["--child", setting, "--images", str(images), "--network", args.network]
                 command = [sys.executable, __file__, *options, "--size", str(args.size)]

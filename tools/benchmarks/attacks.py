@@ -3,12 +3,14 @@
     python tools/benchmarks/attacks.py                     # PGD-10 and AutoAttack standard, linf
     python tools/benchmarks/attacks.py --skip-autoattack   # a minute
     python tools/benchmarks/attacks.py --images 64 --norm l2 --eps 0.5
+    python tools/benchmarks/attacks.py --dataset datasets_root/pascal_part_animals --epochs 40
 
-Two small networks are trained on generated images: one adversarially, one on clean images ("undefended"). PGD-10 is
-compared at its full budget (nobody leaves early) with the floor: as many forward and input-gradient passes with frozen
-parameters and nothing else. AutoAttack is compared with pyautoattack, which carries the official code: seconds and
-images that stay right. Seconds are CPU seconds of one thread, so that another process on the machine does not count.
-Every figure of PGD is the median of interleaved repeats; ratios above 1 mean that ours is faster.
+Two small networks are trained on generated images, or on the photographs of a prepared dataset: one adversarially, one
+on clean images ("undefended"). PGD-10 is compared at its full budget (nobody leaves early) with the floor: as many
+forward and input-gradient passes with frozen parameters and nothing else. AutoAttack is compared with pyautoattack,
+which carries the official code: seconds and images that stay right. Seconds are CPU seconds of one thread, so that
+another process on the machine does not count. Every figure of PGD is the median of interleaved repeats; ratios above 1
+mean that ours is faster.
 
 Other libraries are measured where they are installed:
     pip install --no-deps torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import json
 import logging
 import statistics
 import tempfile
@@ -36,10 +37,10 @@ from torch.nn import functional
 
 from partbox.arguments import ArgumentParser
 from partbox.attacks import PGD, AcceleratedAttack, Attack, AutoAttack, ThreatModel, attack_mode
+from partbox.data import load_part_dataset
 from partbox.data.example import generate_example_dataset
 from partbox.progress import track
 
-CLASSES = 11
 UNDEFENDED = "undefended"
 NETWORKS = ["adversarially trained", UNDEFENDED]
 Run = Callable[[], Tensor]
@@ -50,13 +51,15 @@ def main() -> int:
     args = parse_args()
     torch.set_num_threads(args.threads)
     logging.disable(logging.INFO)
-    train, test = example_images(args.train_images, args.images, args.size)
+    train, test = benchmark_images(args)
     threat = ThreatModel(args.norm, args.eps)
     networks = {name: train_network(train, args, threat if name != UNDEFENDED else None) for name in args.networks}
     print(
-        f"{args.images} images of {args.size} x {args.size}, {threat}, {args.threads} thread(s), "
-        f"{args.repeats} repeats\n"
+        f"{len(test[1])} images of {args.size} x {args.size} from {args.dataset or 'the generated example'}, {threat}, "
+        f"{args.threads} thread(s), {args.repeats} repeats"
     )
+    right = {name: count_right(network, *test) for name, network in networks.items()}
+    print(f"Right before any attack: {', '.join(f'{name} {number}' for name, number in right.items())}\n")
     if not args.skip_pgd:
         print(pgd_table(next(iter(networks.values())), test, threat, args.repeats))
     if not args.skip_autoattack:
@@ -69,7 +72,10 @@ def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=128, help="images to attack, one batch")
     parser.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
-    parser.add_argument("--train-images", type=int, default=2200, help="images that both networks learn from")
+    parser.add_argument("--train-images", type=int, default=2200, help="images that both networks learn from, at most")
+    parser.add_argument(
+        "--dataset", type=Path, help="folder of a prepared dataset (train.json, test.json, images) [generated images]"
+    )
     parser.add_argument("--epochs", type=int, default=8, help="of both trainings")
     parser.add_argument("--norm", choices=["linf", "l2"], default="linf", help="of the threat model")
     parser.add_argument("--eps", default="8/255", help="radius in [0, 1] pixel space, a number or a fraction")
@@ -82,35 +88,41 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def example_images(train: int, test: int, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Generated images (N, 3, size, size) in [0, 1] and labels (N,)."""
+def benchmark_images(args: argparse.Namespace) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Images (N, 3, size, size) in [0, 1] and labels (N,), to learn from and to attack."""
+    if args.dataset:
+        return read_split(args.dataset, "train", args.train_images, args.size), read_split(
+            args.dataset, "test", args.images, args.size
+        )
     with tempfile.TemporaryDirectory(prefix="partbox-benchmark-") as folder:
         root = Path(folder) / "example"
-        generate_example_dataset(root, num_images={"train": train, "test": test}, size=(size, size), workers=2)
-        return read_split(root, "train"), read_split(root, "test")
+        numbers = {"train": args.train_images, "test": args.images}
+        generate_example_dataset(root, num_images=numbers, size=(args.size, args.size), workers=2)
+        return read_split(root, "train", args.train_images, args.size), read_split(root, "test", args.images, args.size)
 
 
-def read_split(root: Path, split: str) -> tuple[Tensor, Tensor]:
-    """All images and labels of a split."""
-    document = json.loads((root / f"{split}.json").read_text())
-    classes = sorted(entry["id"] for entry in document["classes"])
-    pixels = [np.asarray(Image.open(root / "images" / image["file_name"])) for image in document["images"]]
-    labels = [classes.index(image["class_id"]) for image in document["images"]]
-    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous().float() / 255, torch.tensor(labels)
+def read_split(root: Path, split: str, number: int, size: int) -> tuple[Tensor, Tensor]:
+    """Evenly chosen images, squeezed into squares, and labels of a split; all where it has no more than ``number``."""
+    records = load_part_dataset(root / f"{split}.json", root / "images").records
+    chosen = [records[i * len(records) // number] for i in range(number)] if number < len(records) else records
+    pixels = [np.asarray(Image.open(one["file_name"]).convert("RGB").resize((size, size))) for one in chosen]
+    labels = torch.tensor([one["label"] for one in chosen])
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous().float() / 255, labels
 
 
-def new_network() -> nn.Module:
+def new_network(classes: int) -> nn.Module:
     """A residual-free convolutional network with BatchNorm, 0.3 million parameters."""
     layers: list[nn.Module] = []
     for inputs, outputs, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2), (128, 128, 1)):
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(512, CLASSES))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(512, classes))
 
 
 def train_network(train: tuple[Tensor, Tensor], args: argparse.Namespace, threat: ThreatModel | None) -> nn.Module:
     """A network in evaluation mode with frozen parameters, trained on clean or on PGD-2 images."""
     torch.manual_seed(0)
-    model, (images, labels) = new_network(), train
+    images, labels = train
+    model = new_network(int(labels.max()) + 1)
     steps = args.epochs * (len(images) // 50)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
@@ -204,7 +216,7 @@ def pgd_table(model: nn.Module, test: tuple[Tensor, Tensor], threat: ThreatModel
     runs = pgd_runs(model, test, threat)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     robust = {}
-    for repeat in range(repeats + 1):
+    for repeat in track(range(repeats + 1), repeats + 1, "measuring", "repeat"):
         # another order each time: what runs after an expensive neighbour finds another cache and another clock
         for name in sorted(runs, key=lambda name: hash_of(name, repeat)):
             run = runs[name]
@@ -231,7 +243,8 @@ def autoattack_table(
     rows = []
     for network, model in networks.items():
         measured = {}
-        for name, run in autoattack_runs(model, test, threat, accelerated).items():
+        runs = autoattack_runs(model, test, threat, accelerated)
+        for name, run in track(runs.items(), len(runs), f"attacking the {network} network", "run"):
             start = time.process_time()
             robust = run()
             measured[name] = (time.process_time() - start, robust)
@@ -275,12 +288,17 @@ def autoattack_runs(
                 model.requires_grad_(not frozen), norm=threat.norm.capitalize(), eps=threat.eps, seed=0, device="cpu"
             )
             found, _ = attack.run_standard_evaluation(images, labels, batch_size=len(images))
-            with torch.no_grad():
-                return int((model(found).argmax(1) == labels).sum())
+            return count_right(model, found, labels)
 
         runs["pyautoattack"] = lambda: official(frozen=False)
         runs["pyautoattack, frozen"] = lambda: official(frozen=True)
     return runs
+
+
+@torch.no_grad()
+def count_right(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Images that the network names rightly."""
+    return int((model(images).argmax(1) == labels).sum())
 
 
 def count(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor) -> int:

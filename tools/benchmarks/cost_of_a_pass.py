@@ -30,6 +30,7 @@ from partbox.attacks import attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config
 from partbox.modeling import PartClassifier, PartTargets
+from partbox.progress import track
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Pass = Callable[[], object]
@@ -47,7 +48,7 @@ def main() -> int:
         passes = passes_of(model_of(REPOSITORY / args.folder / f"{name}.yaml", args), images, args)
         seconds: dict[str, list[float]] = defaultdict(list)
         operations = operations_of(passes["forward"]) / args.images / 1e9
-        for repeat in range(args.repeats + 1):
+        for repeat in track(range(args.repeats + 1), args.repeats + 1, f"measuring {name}", "repeat"):
             for kind, one in passes.items():
                 taken = seconds_of(one, args.device)
                 if repeat:  # the first warms up

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from maskdino_ext.ms_deform_attn import COMPILED, ms_deform_attn
 from partbox.arguments import ArgumentParser
+from partbox.progress import track
 
 SHAPES = [(64, 64), (32, 32), (16, 16)]
 HEADS, CHANNELS, POINTS = 8, 32, 4
@@ -134,7 +135,7 @@ def check(forms: dict[str, Form], arguments: Arguments) -> None:
 def measure(forms: dict[str, Form], arguments: Arguments, repeats: int, backward: bool) -> dict[str, float]:
     """Median milliseconds of each form."""
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for repeat in range(repeats + 1):
+    for repeat in track(range(repeats + 1), repeats + 1, "measuring", "repeat"):
         for name, form in forms.items():
             start = time.process_time()
             with torch.set_grad_enabled(backward):

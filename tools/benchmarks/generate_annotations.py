@@ -25,6 +25,7 @@ from pycocotools import mask as mask_util
 
 from partbox.arguments import ArgumentParser
 from partbox.files import write_atomically
+from partbox.progress import track
 
 PACO_LVIS = {"train": (45_790, 217_117, 395_071), "val": (2_410, 10_794, 20_945), "test": (9_443, 45_861, 86_041)}
 """Split -> images, objects, part masks of PACO-LVIS (docs/PACO_DATASET.md of facebookresearch/paco)."""
@@ -327,7 +328,7 @@ def _write_lists(file: Path, lists: dict[str, Iterable[dict[str, Any]]]) -> None
         stream.write(b'{"info": {"description": "random masks"}')
         for key, entries in lists.items():
             stream.write(b',\n"%s": [' % key.encode())
-            for index, entry in enumerate(entries):
+            for index, entry in enumerate(track(entries, None, f"writing {key}", "entry")):
                 stream.write((b",\n" if index else b"\n") + orjson.dumps(entry))
             stream.write(b"]")
         stream.write(b"}\n")

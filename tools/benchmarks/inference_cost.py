@@ -25,6 +25,7 @@ from partbox.attacks import attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config
 from partbox.modeling import PartClassifier
+from partbox.progress import track
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSES, PARTS_OF_A_CLASS = 5, 8
@@ -39,7 +40,7 @@ def main() -> int:
     images = torch.rand(args.images, 3, args.size, args.size)
     forward: dict[str, list[float]] = {name: [] for name in models}
     gradient: dict[str, list[float]] = {name: [] for name in models}
-    for repeat in range(args.repeats + 1):
+    for repeat in track(range(args.repeats + 1), args.repeats + 1, "measuring", "repeat"):
         for name, model in models.items():
             seconds = forward_seconds(model, images), gradient_seconds(model, images)
             if repeat:  # the first warms up

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from partbox.arguments import ArgumentParser
 from partbox.data.loader import TrainingStream, build_loader
+from partbox.progress import track
 
 BATCH = 64
 
@@ -116,7 +117,7 @@ def report(way: str, records: list[dict[str, Any]], workers: int) -> None:
         else DataLoader(PlainList(records), batch_sampler=stream, num_workers=workers, collate_fn=list)
     )
     running = iter(loader)  # the processes live as long as this
-    processes = {batch[0]["process"] for batch in islice(running, batches)}
+    processes = {batch[0]["process"] for batch in track(islice(running, batches), batches, way, "batch")}
     seconds = time.perf_counter() - start
     own = sorted(own_memory(process) for process in processes)
     print(f"{way}: {len(own)} processes, {own[0]:.0f} to {own[-1]:.0f} MiB of their own, {sum(own):.0f} MiB together")

@@ -27,6 +27,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from partbox.arguments import ArgumentParser
+from partbox.progress import track
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS = ("evaluation, whole command", "evaluation, work", "training, whole command", "training, work")
@@ -40,7 +41,7 @@ def main() -> int:
     results: dict[int, object] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = trained_weights(args, Path(folder))
-        for repeat in range(args.repeats):
+        for repeat in track(range(args.repeats), args.repeats, "measuring", "repeat"):
             for number in numbers:
                 output = Path(folder) / f"evaluation-{number}-{repeat}"
                 whole, nothing = evaluate(args, output, weights, number), evaluate(args, output, weights, number)

@@ -31,6 +31,7 @@ from partbox.arguments import ArgumentParser
 from partbox.data import load_part_dataset, write_part_dataset
 from partbox.data.augmentations import training_augmentations
 from partbox.data.mapper import PartDatasetMapper
+from partbox.progress import track
 
 SIZE = 500, 375  # of the photographs: ImageNet's mean
 
@@ -133,7 +134,7 @@ def measure(
 ) -> dict[str, float]:
     """CPU seconds of all records: the median of the rounds, in which the mappers take turns."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
+    for number in track(range(rounds + 1), rounds + 1, "measuring", "round"):
         for name, mapper in candidates.items():
             np.random.seed(number)  # the same crops for all
             start = time.process_time()

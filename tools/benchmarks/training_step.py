@@ -30,6 +30,7 @@ from partbox.engine.build import build_classifier
 from partbox.engine.objectives.adversarial import AdversarialObjective, PGDObjective, TradesObjective
 from partbox.engine.setup import load_config
 from partbox.modeling import PartClassifier
+from partbox.progress import track
 
 CLASSES = 10
 BETA = 6.0
@@ -148,7 +149,7 @@ def floor(model: PartClassifier, images: Tensor, labels: Tensor, steps: int, cle
 def measure(steps: dict[str, Step], repeats: int) -> dict[str, float]:
     """Median milliseconds of each."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repeat in range(repeats + 1):
+    for repeat in track(range(repeats + 1), repeats + 1, "measuring", "repeat"):
         for name, step in steps.items():
             start = time.perf_counter()
             step()

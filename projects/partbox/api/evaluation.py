@@ -18,10 +18,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import partbox
 from partbox.data.catalog import look_again, register_dataset_file
-from partbox.engine.build import check_attackable, perturbations_of
+from partbox.engine.build import check_attackable
 from partbox.engine.checks import ConfigError, check_config
 from partbox.engine.detector_evaluation import evaluate_detector, records_to_evaluate
-from partbox.engine.detectors import is_segmenter
+from partbox.engine.detectors import check_perturbations
 from partbox.engine.evaluate import evaluate_and_save
 from partbox.engine.run_folder import embedded_evaluation_folder
 from partbox.engine.setup import load_dataset
@@ -190,7 +190,7 @@ def _check_classifier(cfg: CfgNode, model: PartClassifierModel) -> Work:
 
 def _check_detector(cfg: CfgNode, model: Model) -> Work:
     """The work, once nothing is wrong with it."""
-    perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
+    check_perturbations(cfg)
     records = records_to_evaluate(cfg)
     names = tuple(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
     if names != model.part_names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +26,13 @@ DetectorLosses = Callable[[Tensor, Targets, int], Mapping[str, Tensor]]
 samples (proposals, anchors): the same draw must give the same losses.
 """
 
-LOCALISATION = {"box", "bbox", "reg", "loc", "giou", "iou", "mask", "dice", "keypoint"}
+REGRESSION = {"reg", "regression", "loc", "giou", "iou"}
+LOCALISATION = REGRESSION | {"box", "bbox", "mask", "dice", "keypoint"}
 LOCALISATION |= {"centerness", "ctrness", "ctr"}  # of FCOS; "ctr" is what detectron2 calls it
-CLASSIFICATION = {"cls", "ce", "class", "objectness", "focal", "logits"}
+LOCALISATION |= {"wh", "off", "offset", "dfl"}  # of CenterNet and the YOLO family
+NAMING = {"cls", "class", "classifier", "classification"}
+CLASSIFICATION = NAMING | {"ce", "objectness", "focal", "logits"}
+CLASSIFICATION |= {"obj", "conf", "hm", "heatmap", "agn", "pos", "neg"}  # of YOLO, CenterNet and CenterNet2
 
 # goal -> (targets, kind of losses, whether the attack makes them larger or smaller)
 GOALS: dict[str, tuple[Targets, str, int]] = {
@@ -52,7 +56,9 @@ def loss_kind(name: str) -> str:
     words = {re.sub(r"\d+$", "", word) for word in name.lower().split("_")}
     if "dn" in words:
         return "denoising"
-    if words & LOCALISATION:
+    if words & LOCALISATION and not (
+        words & NAMING and not words & REGRESSION
+    ):  # loss_box_cls names what is in the box
         return "localisation"
     return "classification" if words & CLASSIFICATION else "other"
 
@@ -66,12 +72,14 @@ class DetectorAttackResult:
         objective: what the attack maximised, at that image.
         queries: forward passes.
         zero_gradient: every gradient that the attack saw was exactly zero.
+        left_out: names of losses that are part of no goal but ``all``, because their words do not say their kind.
     """
 
     image: Tensor
     objective: float
     queries: int
     zero_gradient: bool
+    left_out: tuple[str, ...] = ()
 
 
 class DetectorPGD:
@@ -121,6 +129,8 @@ class DetectorPGD:
         self.goal = goal
         self.steps = steps
         self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+        if self.step_size == 0 and threat.eps > 0:
+            raise ValueError("a step size of 0 never leaves the start")
         self.restarts = restarts
         self.random_start = random_start
 
@@ -157,6 +167,13 @@ class DetectorPGD:
         """
         check_image(image)
         clean = image.detach()[None]
+        names: set[str] = set()
+
+        def noted(*question: Any) -> Mapping[str, Tensor]:
+            found = losses(*question)
+            names.update(found)
+            return found
+
         best, highest, queries, blind, constant = clean, -torch.inf, 0, True, True
         for restart in range(self.restarts):
             candidate = clean.clone()
@@ -164,7 +181,7 @@ class DetectorPGD:
                 candidate = random_starts(self.threat, clean, [image_id], seed=seed, restart=restart)
             for step in range(self.steps + 1):
                 last = step == self.steps
-                objective, gradient = self._ascend(losses, candidate, restart * (self.steps + 1) + step, last)
+                objective, gradient = self._ascend(noted, candidate, restart * (self.steps + 1) + step, last)
                 queries += 1
                 if objective > highest:
                     best, highest = candidate, objective
@@ -177,7 +194,8 @@ class DetectorPGD:
                 candidate = self.threat.project(clean, moved)
         if constant:
             raise BlindAttackError("the detector's losses do not depend on the image: the attack would be blind")
-        return DetectorAttackResult(best[0], highest, queries, blind)
+        unknown_kind = sorted(name for name in names if loss_kind(name) == "other") if self.goal != "all" else []
+        return DetectorAttackResult(best[0], highest, queries, blind, tuple(unknown_kind))
 
     def objective(self, losses: Mapping[str, Tensor]) -> Tensor:
         """What is maximised, a number.
@@ -186,7 +204,8 @@ class DetectorPGD:
             AttackError: no loss of the kind that the goal needs, or one that is not finite.
         """
         _, kind, sign = GOALS[self.goal]
-        kinds = {name: loss_kind(name) for name in losses}
+        # A plain number among the losses is a constant.
+        kinds = {name: loss_kind(name) for name, value in losses.items() if isinstance(value, Tensor)}
         wanted = {kind} if kind != "all" else {"classification", "localisation", "other"}
         chosen = [losses[name] for name, own in kinds.items() if own in wanted]
         if not chosen:

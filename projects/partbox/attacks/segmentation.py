@@ -111,6 +111,8 @@ class SegmentationPGD:
         self.loss = loss
         self.steps = steps
         self.step_size = 2.5 * threat.eps / steps if step_size is None else parse_eps(step_size, "step size")
+        if self.step_size == 0 and threat.eps > 0:
+            raise ValueError("a step size of 0 never leaves the start")
         self.random_start = random_start
         self.ignore = ignore
 
@@ -155,11 +157,11 @@ class SegmentationPGD:
             seed: of the random starts.
 
         Returns:
-            ``fooled`` where no labelled pixel is right, ``loss`` the mean cross-entropy of the labelled pixels.
+            ``fooled`` where there are labelled pixels and none of them is right, ``loss`` their mean cross-entropy.
 
         Raises:
-            AttackError: shapes that do not fit, pixels out of range, logits that are not finite or do not depend on the
-                images.
+            AttackError: shapes that do not fit, pixels or labels out of range, logits that are not finite or do not
+                depend on the images.
         """
         self._check(images, labels)
         clean = images.detach()
@@ -187,12 +189,15 @@ class SegmentationPGD:
             objective = pixels.flatten(1).mean(dim=1)
             if not objective.requires_grad:
                 raise AttackError("the logits do not depend on the images: the attack would be blind")
-            (gradient,) = torch.autograd.grad(objective.sum(), inputs)
+            (gradient,) = torch.autograd.grad(objective.sum(), inputs, allow_unused=True)
+            if gradient is None:
+                raise AttackError("the logits require a gradient but do not depend on the images")
             blind &= ~gradient.flatten(1).any(dim=1)
             moved = candidates + self.step_size * self.threat.ascent_direction(gradient)
             candidates = self.threat.project(clean, moved)
         queries = torch.full((len(images),), self.steps + 1, dtype=torch.int64)
-        return AttackResult(best, fewest == 0, queries, losses, blind)
+        labelled = (labels != self.ignore).flatten(1).any(dim=1)
+        return AttackResult(best, (fewest == 0) & labelled, queries, losses, blind & labelled)
 
     def _check(self, images: Tensor, labels: Tensor) -> None:
         if images.dim() != 4 or not images.is_floating_point():
@@ -201,14 +206,18 @@ class SegmentationPGD:
             raise AttackError(
                 f"labels must be integers (B, H, W) of the images' size, not {labels.dtype} {tuple(labels.shape)}"
             )
-        if len(images) and (float(images.min()) < 0 or float(images.max()) > 1):
+        if len(images) and not (float(images.min()) >= 0 and float(images.max()) <= 1):  # nor NaN
             raise AttackError("pixels must lie in [0, 1]; divide 8-bit images by 255")
 
-    @staticmethod
-    def _logits(predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
+    def _logits(self, predict: Predict, images: Tensor, labels: Tensor) -> Tensor:
         logits = predict(images)
         if logits.dim() != 4 or logits.shape[-2:] != labels.shape[-2:]:
             raise AttackError(f"logits must be (B, C, H, W) at the labels' size, not {tuple(logits.shape)}")
+        strange = labels[(labels != self.ignore) & ((labels < 0) | (labels >= logits.shape[1]))]
+        if len(strange):
+            raise AttackError(
+                f"labels must lie in [0, {logits.shape[1]}) or be {self.ignore} (not labelled), found {int(strange[0])}"
+            )
         if not bool(torch.isfinite(logits).all()):
             raise AttackError("the logits are not finite")
         note_passes(len(logits))

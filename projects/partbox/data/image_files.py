@@ -145,8 +145,8 @@ def _content_problem(file: BinaryIO, image: ImageFile, level: VerifyLevel) -> st
             if (width, height) != (image.width, image.height):
                 turned = f" after its EXIF orientation {orientation} is applied" if orientation != 1 else ""
                 return f"image is {width} x {height} pixels{turned}, the file says {image.width} x {image.height}"
-            if opened.mode.startswith(("I", "F")):
-                return f"image has pixels of mode {opened.mode}, which do not fit 8 bits: convert it"
+            if problem := pixels_problem(opened):
+                return f"image {problem}"
             if not _has_end(file, opened.format):
                 return "image file is truncated: its end is missing"
             if level == "decode":
@@ -156,6 +156,13 @@ def _content_problem(file: BinaryIO, image: ImageFile, level: VerifyLevel) -> st
         return f"image is none of {', '.join(FORMATS)}, or its header is damaged"
     except Exception as error:  # noqa: BLE001 Pillow raises nearly anything on damaged bytes: struct.error, SyntaxError
         return f"image cannot be decoded: {type(error).__name__}: {error}"
+
+
+def pixels_problem(opened: Image.Image) -> str:
+    """Why the pixels of an opened image cannot be RGB of 8 bits, "" if they can."""
+    if opened.mode.startswith(("I", "F")):
+        return f"has pixels of mode {opened.mode}, which do not fit 8 bits: convert it"
+    return ""
 
 
 def _decode(file: BinaryIO, opened: Image.Image) -> None:

@@ -1,4 +1,4 @@
-"""Part-dataset files: COCO instances JSON of object parts, read and checked before any work starts.
+"""Part-dataset files: COCO instances JSON of object parts, read and checked before any work starts::
 
     {"classes": [{"id", "name"}],
      "categories": [{"id", "name", "supercategory": name of a class}],

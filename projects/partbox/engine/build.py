@@ -41,7 +41,6 @@ from .objectives import (
 )
 from .objectives.weight_perturbation import WeightPerturbation
 from .setup import load_config, load_dataset
-from .tracking.adversarial_pictures import AdversarialPictures
 
 logger = logging.getLogger(__name__)
 
@@ -268,8 +267,19 @@ def perturbations_of(cfg: CfgNode, target: str = "classifier") -> list[Perturbat
 
 
 def threat_model(cfg: CfgNode) -> ThreatModel:
-    """The threat model that training assumes."""
-    return ThreatModel(cfg.ADVERSARY.NORM, cfg.ADVERSARY.EPS)
+    """The threat model that training assumes.
+
+    Raises:
+        ConfigError: an eps in grey levels.
+        ValueError: another norm, or no number.
+    """
+    threat = ThreatModel(cfg.ADVERSARY.NORM, cfg.ADVERSARY.EPS)
+    if threat.norm == "linf" and threat.eps > 1:
+        raise ConfigError(
+            f"ADVERSARY.EPS is {threat.eps:g}, and pixels lie in [0, 1]: {threat.eps:g} grey levels are "
+            f"{threat.eps:g}/255"
+        )
+    return threat
 
 
 def build_objective(cfg: CfgNode) -> TrainingObjective:
@@ -419,6 +429,8 @@ def build_validation(cfg: CfgNode, model: nn.Module) -> Callable[[], ValidationR
         watched = track(loader, len(mine), "validation", "batch", shown=rank() == 0)
         if not drawn or not isinstance(model, PartClassifier):
             return validate(model, watched, attack, shared=True)
+        from .tracking.adversarial_pictures import AdversarialPictures  # and matplotlib
+
         pictures = AdversarialPictures(model, drawn)
         return replace(validate(model, watched, attack, shared=True, look=pictures), picture=pictures.picture())
 

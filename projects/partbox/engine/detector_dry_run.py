@@ -17,20 +17,21 @@ from torch import Tensor
 
 from partbox.data import PartDatasetError
 
-from .build import build_optimizer, perturbations_of
+from .build import build_optimizer
 from .checks import ConfigError
 from .detector_batches import check_sampler
 from .detector_training import DetectorTrainer
 from .detectors import (
     build_detector,
     check_classes,
+    check_perturbations,
     class_count,
     is_segmenter,
     labelled_records,
     mapper_of,
     records_of,
 )
-from .evaluation_cost import cost_lines
+from .evaluation_cost import cost_lines, self_check_lines
 from .training_records import detector_training_records
 
 IMAGES = 2
@@ -77,10 +78,13 @@ def detector_plan(cfg: CfgNode, *, size: int = 256) -> str:
         lines.append(f"parameters without a gradient: {len(blind)}, such as {blind[0]}")
     lines += [_dataset_line(cfg, key) for key in ("TRAIN", "TEST")]
     lines.append(f"training: {cfg.SOLVER.MAX_ITER:,} iterations of {cfg.SOLVER.IMS_PER_BATCH} images")
-    perturbations = perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
+    kind = "segmenter" if is_segmenter(cfg) else "detector"
+    perturbations = check_perturbations(cfg)
     images = _test_images(cfg)
     lines.append(f"evaluation of {f'{images:,} images' if images else 'each image'}:")
-    lines += cost_lines(perturbations, images or 1)
+    lines += cost_lines(perturbations, images or 1, kind)
+    checked = min(cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, images or cfg.ROBUST_EVAL.SELF_CHECK_IMAGES)
+    lines += self_check_lines(perturbations, checked, surrogate=bool(cfg.ROBUST_EVAL.SURROGATE), kind=kind)
     return "\n".join(lines)
 
 

@@ -23,9 +23,11 @@ from partbox.evaluation.detectron2_subject import (
     SegmenterSubject,
     labelled_test_mapper,
 )
+from partbox.evaluation.perturbations import Perturbation
 from partbox.evaluation.semantic_evaluator import SemanticEvaluator
 from partbox.suggestions import did_you_mean
 
+from .build import perturbations_of
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
 from .checks import ConfigError, check_annotated, check_registered, device_of
 
@@ -184,6 +186,22 @@ def check_classes(cfg: CfgNode, dataset: str) -> int:
     return count
 
 
+def check_perturbations(cfg: CfgNode) -> list[Perturbation]:
+    """The perturbations of ``ROBUST_EVAL``, which this model can be attacked with.
+
+    Raises:
+        ConfigError: one is wrong, attacks another kind of model, or needs more classes.
+    """
+    perturbations = perturbations_of(cfg, "segmenter" if is_segmenter(cfg) else "detector")
+    if not is_segmenter(cfg) and class_count(cfg) < 2:
+        wrong = [one.name for one in perturbations if one.settings.get("goal") == "mislabel"]
+        if wrong:
+            raise ConfigError(
+                f"ROBUST_EVAL.PERTURBATIONS: {wrong[0]} needs at least two classes, and this model has one"
+            )
+    return perturbations
+
+
 def check_stored_names(weights: str, dataset: str) -> list[str]:
     """The parts of a loaded dataset, compared with those that the weights were made for, where these say so.
 
@@ -205,10 +223,11 @@ def subject_of(cfg: CfgNode, model: nn.Module) -> Detectron2Subject:
 
 
 def evaluators_of(cfg: CfgNode) -> list[DatasetEvaluator]:
-    """COCO AP of boxes (and masks, where the model has them), or mIoU."""
+    """COCO AP of boxes (and of masks and keypoints, where the model has them), or mIoU."""
     name = cfg.DATASETS.TEST[0]
     if is_segmenter(cfg):
         names = ["background", *MetadataCatalog.get(name).thing_classes]
         return [SemanticEvaluator(names, ignore=IGNORED_PIXEL)]
-    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-    return [COCOEvaluator(name, tasks=tasks, distributed=False, use_fast_impl=False)]
+    tasks = ("bbox", *("segm",) * cfg.MODEL.MASK_ON, *("keypoints",) * cfg.MODEL.KEYPOINT_ON)
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return [COCOEvaluator(name, tasks=tasks, distributed=False, use_fast_impl=False, kpt_oks_sigmas=sigmas)]

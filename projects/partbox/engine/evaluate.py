@@ -136,12 +136,11 @@ def evaluate_subject(
     Raises:
         RecordsError: a file cannot be written or read, or the folder holds records of another evaluation.
     """
-    started, seed = time.perf_counter(), cfg.ROBUST_EVAL.SEED
+    started, seed, folder = time.perf_counter(), cfg.ROBUST_EVAL.SEED, Path(cfg.OUTPUT_DIR)
     perturbations = perturbations_of(cfg, subject.kind)
     subject.check(perturbations)
     batches = RecordBatches(records, mapper, batch_size=cfg.ROBUST_EVAL.BATCH_SIZE, workers=cfg.DATALOADER.NUM_WORKERS)
     ready = image_evaluators(evaluators, records)
-    folder = Path(cfg.OUTPUT_DIR)
     with RecordStore(folder / "records", fingerprint(cfg, subject.module), process=f"{part[0]}-of-{part[1]}") as store:
         examples = choose_examples(records, cfg.ROBUST_EVAL.EXAMPLES, seed=seed, perturbations=len(perturbations))
         work(subject, batches, perturbations, ready, store, seed=seed, examples=examples, part=part)
@@ -155,22 +154,22 @@ def evaluate_subject(
         outcome = conclude(len(batches), perturbations, ready, store, subject, examples)
     if cfg.ROBUST_EVAL.SELF_CHECK_IMAGES:
         self_checks(subject, batches, perturbations, outcome, images=cfg.ROBUST_EVAL.SELF_CHECK_IMAGES, seed=seed)
-    results = {**_document(cfg, subject, outcome, images=(len(records), dataset_images)), **facts}
-    results["seconds"] = time.perf_counter() - started
-    _write(cfg, results, outcome)
-    _write_examples(cfg, outcome, facts["class_names"], part_names)
+    document = _document(cfg, subject, outcome, images=(len(records), dataset_images))
+    results = {**document, **facts, "seconds": time.perf_counter() - started}
+    _write(cfg, results, outcome, part_names)
+    track_evaluation(cfg, outcome, class_names=facts["class_names"], part_names=part_names)
     for warning in outcome.results["warnings"]:
         logger.warning("%s", warning)
     return results, outcome
 
 
-def _write(cfg: CfgNode, results: Mapping[str, Any], outcome: Evaluation) -> None:
+def _write(cfg: CfgNode, results: Mapping[str, Any], outcome: Evaluation, part_names: Sequence[str]) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     with writing(folder / "records.jsonl"):
         write_records(folder / "records.jsonl", outcome.records)
     with writing(folder / "results.json", "results"):
         write_text(folder / "results.json", json.dumps(results, indent=2, allow_nan=False))
-    track_evaluation(cfg, outcome.results, outcome.records)
+    _write_examples(cfg, outcome, results["class_names"], part_names)
 
 
 def _write_examples(cfg: CfgNode, outcome: Evaluation, class_names: Sequence[str], part_names: Sequence[str]) -> None:

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
+
+from partbox.folder_readme import SELF, Entries, Entry, datasets_option, quoted, shell_line, text_of
 
 from .hooks.best_checkpoint import BEST, FINAL
 
 ATTACK = "[{'name': 'pgd', 'eps': '8/255', 'steps': 100, 'restarts': 5}]"
 CORRUPTIONS = "[{'name': 'corruptions'}]"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file, or a folder with all that is in it (``name/``), of a folder.
-
-    Attributes:
-        name: a pattern, relative to the folder.
-        meaning: one sentence.
-        always: whether it is there whenever the run is finished.
-    """
-
-    name: str
-    meaning: str
-    always: bool = True
-
-
-Entries = tuple[Entry, ...]
-Steps = Sequence[tuple[str, str]]  # what one may want to do -> the command
+PROCESSES = " (in as many processes as command.txt tells)"
 
 DESCRIBED: Entries = (
-    Entry("README.txt", "this text"),
-    Entry("command.txt", "every start: time, host, processes, job of Slurm, command line"),
+    SELF,
+    Entry("command.txt", "every start: time, host, folder, processes, job of Slurm, command line"),
     Entry("environment.txt", "versions and hardware of the last start"),
 )
 STARTED: Entries = (
@@ -69,7 +51,7 @@ PICTURES: Entries = (
     Entry("examples.png", "some of them on one page", always=False),
 )
 TRACKED: Entries = (
-    Entry("attack_curves/", "for TensorBoard: the results against the strength of the attacks", always=False),
+    Entry("attack_curves/", "for TensorBoard: results by strength of the attacks, attacked images", always=False),
     Entry("wandb/", "files of wandb (TRACKING.WANDB)", always=False),
     Entry("wandb_run.json", "the id of its run", always=False),
 )
@@ -78,6 +60,7 @@ LATER_EVALUATION = Entry("config_evaluation.yaml", "of an evaluation that was st
 
 SWEPT: Entries = (
     *DESCRIBED,
+    Entry("log.txt", "which trainings began and ended, with the time left"),
     Entry("config.yaml", "what all trainings have in common"),
     Entry("masks*_boxes*-seed*/", "one run each, with a README.txt of its own"),
     Entry("masks*_boxes*-seed*.out", "what each of them printed"),
@@ -97,8 +80,8 @@ PSEUDO_LABELLED: Entries = (
     Entry(".*.tmp", "a file that is being written, or was when the call was killed", always=False),
 )
 SUBMITTED: Entries = (
-    Entry("README.txt", "this text"),
-    Entry("command.txt", "every submission: time, host, command line"),
+    SELF,
+    Entry("command.txt", "every submission: time, host, folder, command line"),
     Entry("plan.json", "the cells: one run of a tool each"),
     Entry("commands.txt", "the same as command lines"),
     Entry("submissions.json", "which jobs were submitted for which cells", always=False),
@@ -120,13 +103,14 @@ def tool_of(cfg: CfgNode) -> str:
 def training_guide(folder: Path, cfg: CfgNode) -> str:
     """Of the folder of a training with its evaluation."""
     tool, classifier = tool_of(cfg), cfg.MODEL.META_ARCHITECTURE == "PartClassifier"
-    path = shlex.quote(str(folder))
+    path, config = quoted(folder), quoted(folder / "config.yaml")
     weights = BEST if classifier and cfg.DATASETS.VALIDATION else FINAL
-    config = shlex.quote(str(folder / "config.yaml"))
-    again = f"python {tool} --eval-only --config-file {config} MODEL.WEIGHTS {shlex.quote(str(folder / weights))}"
-    again += f" OUTPUT_DIR {shlex.quote(f'{folder}_again')} ROBUST_EVAL.PERTURBATIONS"
+    begin = f"python {tool} --config-file {config}"
+    again = f"python {tool} --eval-only --config-file {config} MODEL.WEIGHTS {quoted(folder / weights)}"
+    again += f" OUTPUT_DIR {quoted(f'{folder}_again')} ROBUST_EVAL.PERTURBATIONS"
     steps = [
-        ("go on after an interruption", f"python {tool} --config-file {config} --resume OUTPUT_DIR {path}"),
+        (f"go on after an interruption{PROCESSES}", f"{begin} --resume OUTPUT_DIR {path}"),
+        (f"train it once more from the beginning{PROCESSES}", f"{begin} OUTPUT_DIR {quoted(f'{folder}_repeated')}"),
         ("evaluate the weights again", f'{again} "{ATTACK if classifier else CORRUPTIONS}"'),
         ("look at the curves", f"tensorboard --logdir {path}"),
         ("make a page of the results", f"python tools/make_report.py {path}"),
@@ -142,33 +126,47 @@ def training_guide(folder: Path, cfg: CfgNode) -> str:
     )
 
 
-def evaluation_guide(folder: Path, cfg: CfgNode) -> str:
-    """Of the folder of an evaluation alone."""
+def evaluation_guide(folder: Path, cfg: CfgNode, *, embedded: bool = False) -> str:
+    """Of the folder of an evaluation alone.
+
+    Args:
+        folder: of it.
+        cfg: complete configuration.
+        embedded: it was asked for from Python, whose datasets and models a command line need not know.
+    """
     tool, classifier = tool_of(cfg), cfg.MODEL.META_ARCHITECTURE == "PartClassifier"
-    config = shlex.quote(str(folder / "config_evaluation.yaml"))
-    path = shlex.quote(str(folder))
-    steps = [("go on after an interruption", f"python {tool} --eval-only --config-file {config}")]
+    path, config = quoted(folder), quoted(folder / "config_evaluation.yaml")
+    begin = f"python {tool} --eval-only --config-file {config}"
+    steps = [("go on after an interruption", "the same call of partbox.evaluate")]
+    if not embedded:
+        steps = [
+            (f"go on after an interruption{PROCESSES}", begin),
+            (f"evaluate once more from the beginning{PROCESSES}", f"{begin} OUTPUT_DIR {quoted(f'{folder}_repeated')}"),
+        ]
     steps.append(("make a page of the results", f"python tools/make_report.py {path}"))
     if classifier:
         steps.append(("compare it with another run", f"python tools/compare_runs.py {path} OTHER_FOLDER"))
     return text_of(
-        f"An evaluation by partbox of {cfg.MODEL.WEIGHTS}.",
+        f"An evaluation by partbox of {cfg.MODEL.WEIGHTS or 'a model with random weights'}.",
         (*STARTED, ONLY_EVALUATED, *EVALUATED, *PICTURES, *TRACKED),
         steps,
     )
 
 
-def sweep_guide(command: Sequence[str]) -> str:
+def sweep_guide(folder: Path, command: Sequence[str]) -> str:
     """Of the folder of a sweep over label budgets; ``command`` is the one that was started."""
-    steps = [("go on after an interruption, and draw the figure again", f"python {shlex.join(command)}")]
+    steps = [
+        ("go on after an interruption, and draw the figure again", shell_line(command)),
+        ("make a page of the results", f"python tools/make_report.py {quoted(folder)}"),
+    ]
     return text_of("A sweep over label budgets by partbox: one training for each budget and seed.", SWEPT, steps)
 
 
 def pseudo_label_guide(folder: Path, command: Sequence[str]) -> str:
     """Of the folder of pseudo-labels."""
-    dataset = f"\"('{folder / 'train.json'}',)\""
+    dataset = datasets_option(folder / "train.json")
     steps = [
-        ("go on after an interruption, or choose another --threshold", f"python {shlex.join(command)}"),
+        ("go on after an interruption, or choose another --threshold", shell_line(command)),
         ("train on it", f"python tools/train_net.py --config-file CONFIG DATASETS.TRAIN {dataset} OUTPUT_DIR FOLDER"),
     ]
     return text_of("A part dataset whose missing labels a model predicted, by partbox.", PSEUDO_LABELLED, steps)
@@ -176,26 +174,10 @@ def pseudo_label_guide(folder: Path, command: Sequence[str]) -> str:
 
 def submission_guide(folder: Path, command: Sequence[str]) -> str:
     """Of the folder of a submission to Slurm."""
-    path = shlex.quote(str(folder))
+    path = quoted(folder)
     steps = [
         ("see what runs and why what failed did", f"python tools/submit_slurm.py status {path}"),
-        ("submit again what is neither finished nor queued", f"python {shlex.join(command)}"),
+        ("submit again what is neither finished nor queued", shell_line(command)),
         ("merge the results", f"python tools/submit_slurm.py collect {path}"),
     ]
     return text_of("Runs submitted to Slurm by partbox.", SUBMITTED, steps)
-
-
-def text_of(title: str, entries: Sequence[Entry], steps: Steps) -> str:
-    """The text: title, what is there, what may be there, how to go on."""
-    width = max(len(entry.name) for entry in entries)
-    listed = {
-        always: [f"  {one.name:{width}}  {one.meaning}" for one in entries if one.always == always]
-        for always in (True, False)
-    }
-    parts = [title, "", "Files of a finished run:", "", *listed[True]]
-    if listed[False]:
-        parts += ["", "Not always there:", "", *listed[False]]
-    parts += ["", "What to do, in the folder in which the run was started:", ""]
-    for what, command in steps:
-        parts += [f"  {what}:", f"    {command}"]
-    return "\n".join(parts) + "\n"

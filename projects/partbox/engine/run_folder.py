@@ -25,6 +25,7 @@ from detectron2.utils.logger import setup_logger
 
 from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
+from partbox.folder_readme import README, shell_line
 from partbox.locks import lock
 from partbox.processes import is_main, on_main, rank, world_size
 
@@ -33,8 +34,11 @@ from .checks import ConfigError
 from .folder_guide import evaluation_guide, training_guide
 from .setup import default_config
 from .slurm.job import own_job
-from .tracking.wandb_run import is_tracked, open_run
+from .tracking.guarded_writer import GuardedWriter
+from .tracking.wandb_run import open_run
 from .tracking.wandb_writer import WandbWriter
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 WINDOW = 20  # iterations of the median of a smoothed scalar
@@ -143,14 +147,15 @@ def _check_folder(folder: Path, cfg: CfgNode, *, resume: bool, eval_only: bool) 
 
 
 def start_line(command: Sequence[str], environment: Mapping[str, str], part: tuple[int, int] = (0, 1)) -> str:
-    """The line of one start in ``command.txt``.
+    """The line of one start in ``command.txt``: facts, two blanks, what a shell in that folder runs again.
 
     Args:
         command: the command line.
-        environment: of the process, which tells the job of Slurm.
+        environment: of the process, which tells the job of Slurm and the folder of datasets.
         part: (i, n) of an evaluation.
     """
     facts = [datetime.now().astimezone().isoformat(timespec="seconds"), f"host={socket.gethostname()}"]
+    facts.append(f"folder={shlex.quote(os.getcwd())}")
     facts.append(f"processes={world_size()}")
     if part[1] > 1:
         facts.append(f"part={part[0]}/{part[1]}")
@@ -158,7 +163,9 @@ def start_line(command: Sequence[str], environment: Mapping[str, str], part: tup
     if job is not None:
         facts += [f"job={job}", f"requeued={environment.get('SLURM_RESTART_COUNT', '0')}"]
         facts += [f"nodes={environment.get('SLURM_STEP_NODELIST') or environment.get('SLURM_JOB_NODELIST', '?')}"]
-    return f"{' '.join(facts)}  {shlex.join(command)}\n"
+    datasets = environment.get("DETECTRON2_DATASETS", "")
+    line = f"DETECTRON2_DATASETS={shlex.quote(datasets)} " if datasets else ""
+    return f"{' '.join(facts)}  {line}{shell_line(command)}\n"
 
 
 def _drop_unfinished(folder: Path) -> None:
@@ -234,7 +241,7 @@ def embedded_evaluation_folder(cfg: CfgNode) -> Iterator[Path]:
     _check_folder(folder, cfg, resume=False, eval_only=True)
     with _held(folder, fcntl.LOCK_EX):
         _drop_unfinished(folder)
-        describe(folder, cfg, evaluation_guide(folder, cfg), "config_evaluation.yaml")
+        describe(folder, cfg, evaluation_guide(folder, cfg, embedded=True), "config_evaluation.yaml")
         with _logged_to(folder / "log.txt"):
             yield folder
 
@@ -295,7 +302,7 @@ def describe(
         RecordsError: a file cannot be written.
     """
     with writing(folder, "a run"):
-        write_text(folder / "README.txt", guide)
+        write_text(folder / README, guide)
         write_text(folder / config_name, cfg.dump())
         write_text(folder / "environment.txt", collect_env_info() + "\n")
         append_start(folder, part)
@@ -336,20 +343,27 @@ class LogLines(CommonMetricPrinter):
             super().write()
 
 
-def writers(cfg: CfgNode, start: int) -> list[EventWriter]:
+def writers(cfg: CfgNode, start: int, *, resumed: bool) -> list[EventWriter]:
     """Log lines with the time left, ``metrics.json``, wandb where it is asked for, TensorBoard.
 
-    What the files tell of ``start`` and later is dropped.
+    What the files tell of ``start`` and later is dropped. The last two may fail while the run goes on.
 
     Raises:
-        ConfigError: wandb cannot begin.
+        ConfigError: wandb cannot begin. Of a run that is ``resumed`` that is an ERROR in the log: it goes on without.
     """
     metrics = Path(cfg.OUTPUT_DIR) / METRICS
     _drop_metrics_from(metrics, start)
-    tracked = [WandbWriter(open_run(cfg), window=WINDOW)] if is_tracked(cfg) else []
+    try:
+        tracked = open_run(cfg)
+    except (ConfigError, RecordsError) as error:
+        if not resumed:
+            raise
+        logger.error("%s. The training goes on, untracked by wandb", error)
+        tracked = None
     return [
         LogLines(cfg.SOLVER.MAX_ITER),
         JSONWriter(str(metrics), window_size=WINDOW),
-        *tracked,  # before TensorBoard's, which takes the pictures out of the storage
-        TensorboardXWriter(cfg.OUTPUT_DIR, window_size=WINDOW, purge_step=start),
+        # before TensorBoard's, which takes the pictures out of the storage
+        *([] if tracked is None else [WandbWriter(tracked, window=WINDOW)]),
+        GuardedWriter(TensorboardXWriter(cfg.OUTPUT_DIR, window_size=WINDOW, purge_step=start), "TensorBoard"),
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,17 @@ from .checks import ConfigError, check_annotated, check_config, value_of
 
 logger = logging.getLogger(__name__)
 
+BASE = "_BASE_"
+ELSEWHERE = ("http://", "https://")
+KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    tuple: "a list",
+}
+
 
 def _all_keys(node: CfgNode, prefix: str = "") -> list[str]:
     keys = []
@@ -35,7 +48,7 @@ def _check_keys(cfg: CfgNode, names: Sequence[str], source: str) -> None:
     known = _all_keys(cfg)
     for name in names:
         if name not in known:
-            hint = sentence(nearest_keys(name, known))
+            hint = sentence([BASE] if name.strip("_").upper() == BASE.strip("_") else nearest_keys(name, known))
             raise ConfigError(f"{source}: unknown configuration key {name}{hint}")
 
 
@@ -48,6 +61,31 @@ def _alone(cfg: CfgNode, options: Sequence[str]) -> str:
     return f"options are pairs KEY VALUE, but {options[-1]!r} stands alone"
 
 
+def _check_file(path: Path, *, above: tuple[Path, ...] = ()) -> None:
+    """Refuse a configuration file that cannot be read, or one of those that it is based on.
+
+    Args:
+        path: of the file.
+        above: the files that lead to it through ``_BASE_``, the first one first.
+    """
+    named = f"{BASE} of {above[-1]}: " if above else ""
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{named}configuration file {path} {what}{sentence(nearest_files(path))}")
+    if path.resolve() in [one.resolve() for one in above]:
+        raise ConfigError(f"{named}{path} is based on itself")
+    try:
+        contents = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{named}{path} is not valid YAML: {error}") from error
+    if not isinstance(contents, dict):
+        raise ConfigError(f"{named}{path} must be a mapping of configuration keys, such as SOLVER: {{MAX_ITER: 500}}")
+    bases = contents.get(BASE, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not str(base).startswith(ELSEWHERE):
+            _check_file(path.parent / os.path.expanduser(str(base)), above=(*above, path))
+
+
 def _values_of_file(path: Path) -> dict[str, Any]:
     """Dotted keys and values that a yaml file and its base files set."""
 
@@ -57,16 +95,8 @@ def _values_of_file(path: Path) -> dict[str, Any]:
             values.update(walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
         return values
 
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise ConfigError(f"configuration file {path} {what}{sentence(nearest_files(path))}")
-    try:
-        contents = CfgNode.load_yaml_with_base(str(path))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(contents, dict):
-        raise ConfigError(f"{path} must be a mapping of configuration keys")
-    return walk(contents, "")
+    _check_file(path)
+    return walk(CfgNode.load_yaml_with_base(str(path)), "")
 
 
 def _as_default(cfg: CfgNode, key: str, value: Any) -> Any:
@@ -84,14 +114,39 @@ def _as_default(cfg: CfgNode, key: str, value: Any) -> Any:
     return value
 
 
+def _as_list(text: str, key: str, default: object) -> Any:
+    """The list that a text stands for, written as Python or as YAML writes lists."""
+    for read in (ast.literal_eval, yaml.safe_load):
+        try:
+            value = read(text)
+        except (ValueError, SyntaxError, yaml.YAMLError):
+            continue
+        if isinstance(value, list | tuple):
+            return value
+    raise ConfigError(f"{key} is a list, such as {default!r}, not {text!r}")
+
+
 def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
     """Set dotted keys, refusing unknown ones."""
     _check_keys(cfg, list(values), source)
     for key, value in values.items():
+        default = value_of(cfg, key)
+        if isinstance(default, CfgNode):
+            raise ConfigError(
+                f"{source}: {key} is a group of keys; set one of them, such as {key}.{next(iter(default))}"
+            )
+        if isinstance(default, list | tuple) and isinstance(value, str):
+            value = _as_list(value, f"{source}: {key}", default)
         # yacs reads text as a Python literal; text for a text key is quoted so that it stays text.
         typed = _as_default(cfg, key, value)
         quoted = isinstance(typed, str) and isinstance(value_of(cfg, key), str)
-        cfg.merge_from_list([key, repr(typed) if quoted else typed])
+        try:
+            cfg.merge_from_list([key, repr(typed) if quoted else typed])
+        except ValueError as error:  # another type
+            kind = KINDS.get(type(default))
+            if kind is None:
+                raise
+            raise ConfigError(f"{source}: {key} is {kind}, such as {default!r}, not {value!r}") from error
 
 
 def default_config() -> CfgNode:

@@ -18,6 +18,7 @@ from partbox.data.mapper import PartDatasetMapper
 from partbox.visualization.pictures import ShownPart
 
 from .build import build_classifier, check_true_parts
+from .checkpoint import read_checkpoint
 from .checks import ConfigError
 from .detectors import build_detector, check_classes, check_stored_names, is_segmenter
 from .setup import fill_names
@@ -86,13 +87,17 @@ def build_shower(cfg: CfgNode, weights: str, name: str, *, score: float, verify_
         return _classifier(cfg, weights, dataset, score)
     check_classes(cfg, name)
     names = check_stored_names(weights, name)
+    named = read_checkpoint(weights).get("class_names") is not None
+    remarks = (
+        () if named else ("these weights do not say what their classes are: named as in the dataset, in its order",)
+    )
     module = build_detector(cfg, weights).eval()
     colours = colours_of(names)
     if is_segmenter(cfg):
         mapper = PartDatasetMapper.from_config(cfg, is_train=False, part_maps=False)
-        return Shower(lambda record: Seen(_segmented(module, mapper(record), names, colours)))
+        return Shower(lambda record: Seen(_segmented(module, mapper(record), names, colours)), remarks)
     read = DatasetMapper(cfg, is_train=False)
-    return Shower(lambda record: Seen(_detected(module, read(record), names, colours, score)))
+    return Shower(lambda record: Seen(_detected(module, read(record), names, colours, score)), remarks)
 
 
 def _classifier(cfg: CfgNode, weights: str, dataset: PartDataset, score: float) -> Shower:

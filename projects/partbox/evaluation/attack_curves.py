@@ -50,7 +50,7 @@ def attack_curves(results: Mapping[str, Any], records: Iterable[Record]) -> list
     for record in records:
         by_name[record.perturbation].append(record)
     entries: Mapping[str, Mapping[str, Any]] = results["by_perturbation"]
-    attacks = {name: entry for name, entry in entries.items() if _is_attack(entry)}
+    attacks = {name: entry for name, entry in entries.items() if is_attack(entry)}
     curves = [
         Curve(name, "passes", "robust_accuracy", _against_passes(by_name["clean"], by_name[name]))
         for name, entry in attacks.items()
@@ -64,7 +64,8 @@ def attack_curves(results: Mapping[str, Any], records: Iterable[Record]) -> list
     return curves
 
 
-def _is_attack(entry: Mapping[str, Any]) -> bool:
+def is_attack(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of ``by_perturbation`` is that of an attack; noise of the same size is none."""
     return "eps" in entry["settings"] and entry["settings"]["name"] != "noise"
 
 

@@ -77,4 +77,4 @@ def compare_black_box(records: Sequence[Record], attacks: Sequence[Perturbation]
         f"({', '.join(sorted(set(fallen.values())))}): the gradients mislead"
     )
     values = {"images": left, "fooled": count}
-    return [judge("own black box", count <= tolerated(left), reason, values)]
+    return [judge("own black box", count <= tolerated(left, len(right)), reason, values)]

@@ -12,14 +12,16 @@ from partbox.attacks import AttackError, SegmentationPGD, Square, ThreatModel
 from partbox.attacks.detector import NEEDS_OBJECTS
 
 from .fabrication_checks import FABRICATE, check_fabrication
+from .fabrication_checks import most_passes as most_passes_of_fabrication
 from .perturbation_variants import with_settings
 from .perturbations import Perturbation
 from .self_checks import Check, judge
-from .unattacked import noisy
+from .unattacked import noisy, pixels_in
 
 if TYPE_CHECKING:
     from .detectron2_subject import DetectorSubject, Detectron2Subject
 
+LOOKED_AT_TWICE = 4  # images that are looked at twice
 NOISES = 5
 QUERIES = 100
 ALLOWED = 0.1  # share of what is right on the clean images by which a check may be missed
@@ -54,20 +56,55 @@ def check_detectron2(
     if not attacks:
         return checks
     clean = _share(subject, samples, [_image(subject, sample) for sample in samples])
+    if not clean:
+        return [*checks, Check("something to lose", False, _nothing_is_right(subject, samples))]
     attacked = min(_under(subject, samples, one, seed) for one in attacks)
     threat = attacks[0].threat
     assert threat is not None
     checks.append(_noise(subject, samples, threat, attacked, clean, seed))
     checks.append(_large_eps(subject, samples, attacks, clean, seed))
     checks.append(_more_steps(subject, samples, attacks, clean, attacked, seed))
-    if subject.kind == "detector":
-        checks.append(_black_box(subject, samples, threat, attacked, clean, seed))
+    checks.append(_black_box(subject, samples, threat, attacked, clean, seed))
+    if subject.surrogate is not None:
+        checks.append(_transfer(subject, subject.surrogate, samples, attacks, clean, attacked, seed))
     return checks
 
 
+def most_passes(attacks: Sequence[Perturbation], images: int, kind: str, *, surrogate: bool = False) -> int:
+    """Forward passes over an image that :func:`check_detectron2` takes at most, those with a gradient counted once.
+
+    Args:
+        attacks: perturbations of one threat model.
+        images: looked at.
+        kind: of the model, ``detector`` or ``segmenter``.
+        surrogate: whether there is another model.
+    """
+    passes = 2 * min(images, LOOKED_AT_TWICE)
+    attacks = [attack for attack in attacks if not attack.gradient_free]
+    if not attacks:
+        return passes
+    pixels = kind == "segmenter"
+    passes += images * (with_settings(attacks[0], steps=1).passes + pixels)  # gradients
+    fabricating = [attack for attack in attacks if attack.settings.get("goal") == FABRICATE]
+    others = [attack for attack in attacks if attack.settings.get("goal") != FABRICATE]
+    passes += images * most_passes_of_fabrication(fabricating) if fabricating else 0
+    if not others:
+        return passes
+    threat = others[0].threat
+    assert threat is not None
+    large = [_on_pixels(others[0], loss) for loss in PIXEL_LOSSES] if pixels else list(map(_of_everything, others))
+    each = 1 + NOISES + build_gradient_free(threat).passes + 1 + (not pixels)
+    each += sum(one.passes for one in (*others, *large, *map(_longer, others), *(others if surrogate else ())))
+    return passes + images * each
+
+
+def _nothing_is_right(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]]) -> str:
+    what = "labelled pixel is right" if subject.kind == "segmenter" else "labelled object is found"
+    return f"no {what} on the {len(samples)} clean images looked at: whether the attack works cannot be seen"
+
+
 def _image(subject: Detectron2Subject, sample: Mapping[str, Any]) -> Tensor:
-    pixels: Tensor = sample["image"].to(subject.device).float() / 255
-    return pixels
+    return pixels_in(sample, subject.device)
 
 
 def _share(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], images: Sequence[Tensor]) -> float:
@@ -84,7 +121,7 @@ def _under(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], att
 
 def _deterministic(subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]]) -> Check:
     """The same image twice: the same answer."""
-    for sample in samples[:4]:
+    for sample in samples[:LOOKED_AT_TWICE]:
         image = _image(subject, sample)
         if not subject.same_output(subject.output(sample, image), subject.output(sample, image)):
             return Check("deterministic", False, "the model answers the same image differently each time")
@@ -95,8 +132,10 @@ def _gradients(
     subject: Detectron2Subject, samples: Sequence[Mapping[str, Any]], attack: Perturbation, seed: int
 ) -> Check:
     """What the attack maximises has a finite gradient that is not exactly zero, where there is something to attack."""
-    if attack.settings.get("goal") in NEEDS_OBJECTS:
-        samples = [sample for sample in samples if len(sample["instances"])]
+    if subject.kind == "segmenter":  # a loss may give pixels that are wrong no weight in the first step
+        samples = [one for one in samples if subject.count_right(one, subject.output(one, _image(subject, one)))[0]]
+    elif attack.settings.get("goal") in NEEDS_OBJECTS:
+        samples = [one for one in samples if subject.has_something_to_lose(one)]
     one_step = with_settings(attack, steps=1)
     try:
         found = [subject.perturb(sample, _image(subject, sample), one_step, seed)[0] for sample in samples]
@@ -152,11 +191,21 @@ def _large_eps(
     if pixels:
         everything = [_on_pixels(attacks[0], loss) for loss in PIXEL_LOSSES]
     else:
-        everything = [with_settings(one, steps=30, eps_of_everything=True) for one in attacks]
+        everything = [_of_everything(one) for one in attacks]
     left = min(_under(subject, samples, one, seed) for one in everything)
     values = {"right": left, "right_clean": clean}
     reason = f"{left:.0%} stay right where every change is allowed: the attack does not work"
     return judge("large eps", left <= (ALLOWED_PIXELS if pixels else ALLOWED) * clean, reason, values)
+
+
+def _of_everything(attack: Perturbation) -> Perturbation:
+    """A detector's attack with every change allowed."""
+    return with_settings(attack, steps=30, eps_of_everything=True)
+
+
+def _longer(attack: Perturbation) -> Perturbation:
+    """The attack with three times the steps."""
+    return with_settings(attack, steps=3 * attack.settings["steps"])
 
 
 def _on_pixels(attack: Perturbation, loss: str) -> Perturbation:
@@ -176,8 +225,7 @@ def _more_steps(
     seed: int,
 ) -> Check:
     """Three times the steps change little."""
-    longer = [with_settings(one, steps=3 * one.settings["steps"]) for one in attacks]
-    left = min(_under(subject, samples, one, seed) for one in longer)
+    left = min(_under(subject, samples, _longer(one), seed) for one in attacks)
     values = {"right": attacked, "right_with_three_times_the_steps": left}
     reason = f"three times the steps leave {left:.0%} instead of {attacked:.0%} right: the attack was too short"
     return judge("more steps", attacked - left <= ALLOWED * clean, reason, values)
@@ -191,11 +239,33 @@ def _black_box(
     clean: float,
     seed: int,
 ) -> Check:
-    """An attack without gradients on the surest object leaves no less than the gradient attack."""
+    """An attack without gradients, on the surest object or on all pixels, leaves no less than the gradient attack."""
     left = _under(subject, samples, build_gradient_free(threat), seed)
     values = {"right": left, "right_under_attack": attacked, "queries": QUERIES}
     reason = f"{QUERIES} queries without gradients leave {left:.0%} right, the attack with gradients {attacked:.0%}"
     return judge("black box", attacked - left <= ALLOWED * clean, reason, values)
+
+
+def _transfer(
+    subject: Detectron2Subject,
+    surrogate: Detectron2Subject,
+    samples: Sequence[Mapping[str, Any]],
+    attacks: Sequence[Perturbation],
+    clean: float,
+    attacked: float,
+    seed: int,
+) -> Check:
+    """Images that are attacked on another model do no more harm than those that are attacked on this one."""
+    shares = []
+    for one in attacks:
+        images = [surrogate.perturb(sample, _image(subject, sample), one, seed)[1] for sample in samples]
+        shares.append(_share(subject, samples, images))
+    values = {"right": min(shares), "right_under_attack": attacked}
+    reason = (
+        f"images made on another model leave {min(shares):.0%} right, those made on this one {attacked:.0%}: "
+        "the own gradients mislead"
+    )
+    return judge("transfer", attacked - min(shares) <= ALLOWED * clean, reason, values)
 
 
 def build_gradient_free(threat: ThreatModel) -> Perturbation:

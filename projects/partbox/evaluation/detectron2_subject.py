@@ -27,7 +27,7 @@ from .records import Record
 from .self_checks import Check
 from .subject import Batch, Mapper, Seen
 from .training_losses import TrainingLosses
-from .unattacked import noisy
+from .unattacked import noisy, pixels_in
 
 NO_ADVERSARY = ("clean", "corruption", "noise")
 
@@ -37,7 +37,11 @@ def labelled_test_mapper(cfg: CfgNode) -> DatasetMapper:
 
     detectron2's own test mapper drops the labels, which an attack needs.
     """
-    options = DatasetMapper.from_config(cfg, is_train=True)
+    plain = cfg.clone()
+    plain.defrost()
+    plain.MODEL.KEYPOINT_ON = False  # else it asks the training data what a mirrored keypoint is called
+    options = DatasetMapper.from_config(plain, is_train=True)
+    options["use_keypoint"] = cfg.MODEL.KEYPOINT_ON
     options["augmentations"] = detection_utils.build_augmentation(cfg, is_train=False)
     options["recompute_boxes"] = False
     return DatasetMapper(**{**options, "is_train": True})
@@ -52,12 +56,16 @@ class Detectron2Subject:
 
     Args:
         model: a detectron2 meta-architecture.
+        surrogate: another model of the same labels; the self-checks see whether images that are attacked on it do more
+            harm than those that are attacked on the model itself.
     """
 
     kind = ""  # of the perturbations that it can be attacked with
+    answer = ""  # what its output is called
+    labels = ""  # what an attack needs of a sample
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, surrogate: Detectron2Subject | None = None) -> None:
+        self.model, self.surrogate = model, surrogate
 
     @property
     def module(self) -> nn.Module:
@@ -82,7 +90,7 @@ class Detectron2Subject:
         """Perturb each image and look at it again."""
         records, outputs, pictures = [], [], []
         for sample in batch:
-            clean = sample["image"].to(self.device).float() / 255
+            clean = pixels_in(sample, self.device)
             record, image = self.perturb(sample, clean, perturbation, seed)
             output = self.output(sample, image)
             if perturbation.threat is not None:
@@ -112,6 +120,10 @@ class Detectron2Subject:
         """The model's answer to an image (3, H, W) in [0, 1]."""
         with torch.no_grad():
             (output,) = self.model([{**sample, "image": image * 255}])
+        if self.answer not in output:
+            raise AttackError(
+                f"a {type(self.model).__name__} answers with {', '.join(output)}, and a {self.kind} with {self.answer}"
+            )
         return dict(output)
 
     def perturb(
@@ -124,6 +136,12 @@ class Detectron2Subject:
             return record, noisy(perturbation.threat, clean, sample["image_id"], seed)
         if perturbation.role in NO_ADVERSARY:
             return record, clean
+        if self.labels not in sample:
+            raise AttackError(
+                f"image {sample['image_id']} comes without {self.labels}, the labels that an attack needs: "
+                "detectron2's test mapper drops them, use partbox.evaluation.labelled_test_mapper(cfg); a record "
+                "without annotations has none"
+            )
         return self.attack(record, sample, clean, perturbation, seed)
 
     def attack(
@@ -150,6 +168,10 @@ class Detectron2Subject:
         """Whether two answers to one image agree."""
         raise NotImplementedError
 
+    def has_something_to_lose(self, sample: Mapping[str, Any]) -> bool:
+        """Whether an image has labelled objects, or labelled pixels."""
+        raise NotImplementedError
+
     def count_saturated(self, sample: Mapping[str, Any], image: Tensor) -> tuple[int, int]:
         """Right pixels whose cross-entropy has no gradient at all, and right pixels; (0, 0) of a detector."""
         return 0, 0
@@ -167,12 +189,21 @@ class DetectorSubject(Detectron2Subject):
         num_classes: K.
         iou: smallest overlap of a found object.
         score: smallest score of a found object.
+        surrogate: see :class:`Detectron2Subject`.
     """
 
-    kind = "detector"
+    kind, answer, labels = "detector", "instances", "instances"
 
-    def __init__(self, model: nn.Module, num_classes: int, *, iou: float = IOU, score: float = SCORE) -> None:
-        super().__init__(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        *,
+        iou: float = IOU,
+        score: float = SCORE,
+        surrogate: DetectorSubject | None = None,
+    ) -> None:
+        super().__init__(model, surrogate)
         self.num_classes, self.iou, self.score = num_classes, iou, score
 
     @property
@@ -187,7 +218,7 @@ class DetectorSubject(Detectron2Subject):
             return self._ask(record, sample, clean, perturbation, seed)
         losses = TrainingLosses(self.model, sample, self.num_classes, seed=seed)
         goal = perturbation.settings.get("goal")
-        if goal in NEEDS_OBJECTS and not len(sample["instances"]):
+        if goal in NEEDS_OBJECTS and not self.has_something_to_lose(sample):
             note = f"images without objects give the goal {goal} nothing to attack: they stayed clean"
             return replace(record, notes=(note,)), clean
         apply: Callable[..., DetectorAttackResult] = perturbation.apply
@@ -197,6 +228,9 @@ class DetectorSubject(Detectron2Subject):
             note = f"images counted with zero gradients: {error}"
             return replace(record, zero_gradient=True, queries=perturbation.passes - 1, notes=(note,)), clean
         known = replace(record, loss=found.objective, queries=found.queries, zero_gradient=found.zero_gradient)
+        if found.left_out:
+            names = ", ".join(found.left_out)
+            known = replace(known, notes=(f"losses that the goal {goal} leaves out, of unknown kind: {names}",))
         return known, found.image
 
     def _ask(
@@ -222,6 +256,13 @@ class DetectorSubject(Detectron2Subject):
         loss = None if result.loss is None else float(result.loss[0])
         return replace(record, loss=loss, queries=int(result.queries[0]), notes=result.notes), result.images[0]
 
+    def check(self, perturbations: Sequence[Perturbation]) -> None:
+        """Raises ValueError for an attack on another kind of model, or one that needs more classes."""
+        super().check(perturbations)
+        for perturbation in perturbations:
+            if perturbation.settings.get("goal") == "mislabel" and self.num_classes < 2:
+                raise ValueError(f"{perturbation.name} needs at least two classes, and this model has one")
+
     def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
         if "instances" not in sample:
             return record
@@ -241,6 +282,9 @@ class DetectorSubject(Detectron2Subject):
         """Sure predictions that are no labelled object."""
         return self._match(sample, output)[1]
 
+    def has_something_to_lose(self, sample: Mapping[str, Any]) -> bool:
+        return len(sample["instances"]) > 0
+
     def _match(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> tuple[int, int]:
         return match_objects(sample["instances"], output["instances"], iou=self.iou, score=self.score)
 
@@ -258,18 +302,30 @@ class SegmenterSubject(Detectron2Subject):
     Args:
         model: gives ``sem_seg`` (C, height, width) in inference.
         ignore: label of pixels that do not count.
+        surrogate: see :class:`Detectron2Subject`.
     """
 
-    kind = "segmenter"
+    kind, answer, labels = "segmenter", "sem_seg", "sem_seg"
 
-    def __init__(self, model: nn.Module, *, ignore: int = 255) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, *, ignore: int = 255, surrogate: SegmenterSubject | None = None) -> None:
+        super().__init__(model, surrogate)
         self.ignore = ignore
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the verdicts depend on beside the model."""
         return {"ignore": self.ignore}
+
+    def check(self, perturbations: Sequence[Perturbation]) -> None:
+        """Raises ValueError for an attack on another kind of model, or one that leaves out another label."""
+        super().check(perturbations)
+        for perturbation in perturbations:
+            left_out = perturbation.settings.get("ignore", self.ignore)
+            if left_out != self.ignore:
+                raise ValueError(
+                    f"{perturbation.name} leaves out pixels of label {left_out}, and the evaluation those of "
+                    f"{self.ignore}: set ignore of both"
+                )
 
     def scores(self, sample: Mapping[str, Any], images: Tensor) -> Tensor:
         """Images (1, 3, H, W) in [0, 1] -> scores (1, C, H, W) at the network's input size."""
@@ -281,8 +337,10 @@ class SegmenterSubject(Detectron2Subject):
     def attack(
         self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
     ) -> tuple[Record, Tensor]:
-        if "sem_seg" not in sample:
-            raise AttackError(f"image {sample['image_id']} comes without sem_seg labels, which an attack needs")
+        if not self.has_something_to_lose(sample):
+            return replace(record, notes=("images without labelled pixels were not attacked",)), clean
+        if perturbation.gradient_free:
+            return self._ask(record, sample, clean, perturbation, seed)
         labels = sample["sem_seg"][None].to(clean.device).long()
         result = perturbation.apply(
             lambda images: self.scores(sample, images),
@@ -295,6 +353,25 @@ class SegmenterSubject(Detectron2Subject):
         blind = result.zero_gradient is not None and bool(result.zero_gradient[0])
         known = replace(record, loss=float(result.loss[0]), queries=int(result.queries[0]), zero_gradient=blind)
         return known, result.images[0]
+
+    def _ask(
+        self, record: Record, sample: Mapping[str, Any], clean: Tensor, perturbation: Perturbation, seed: int
+    ) -> tuple[Record, Tensor]:
+        """An attack without gradients: how probable are the true classes, on the mean of the labelled pixels?"""
+        labels = sample["sem_seg"].to(clean.device).long()
+        labelled = labels != self.ignore
+        safe = torch.where(labelled, labels, 0)[None]
+
+        def sureness(images: Tensor) -> Tensor:
+            """(B, 2): the mean probability of the true class, and 0, which it stays above."""
+            with torch.no_grad():
+                answers = [self.scores(sample, one[None])[0].softmax(dim=0).gather(0, safe)[0] for one in images]
+            found = torch.stack([answer[labelled].mean() for answer in answers])
+            return torch.stack([found, torch.zeros_like(found)], dim=1).to(images)
+
+        zeros = torch.zeros(1, dtype=torch.int64, device=clean.device)
+        result = perturbation.apply(sureness, clean[None], zeros, image_ids=[sample["image_id"]], seed=seed)
+        return replace(record, queries=int(result.queries[0])), result.images[0]
 
     def judge(self, record: Record, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Record:
         if "sem_seg" not in sample:
@@ -314,6 +391,9 @@ class SegmenterSubject(Detectron2Subject):
         found = scores.argmax(dim=0)
         labelled = labels != self.ignore
         return int((found == labels)[labelled].sum()), int(labelled.sum())
+
+    def has_something_to_lose(self, sample: Mapping[str, Any]) -> bool:
+        return bool((sample["sem_seg"] != self.ignore).any())
 
     def count_saturated(self, sample: Mapping[str, Any], image: Tensor) -> tuple[int, int]:
         labels = sample["sem_seg"][None].to(image.device).long()

@@ -10,7 +10,7 @@ from torch import Tensor
 from .perturbation_variants import with_settings
 from .perturbations import Perturbation
 from .self_checks import Check, judge
-from .unattacked import noisy
+from .unattacked import noisy, pixels_in
 
 if TYPE_CHECKING:
     from .detectron2_subject import DetectorSubject
@@ -34,7 +34,7 @@ def check_fabrication(
     """
     threat = attacks[0].threat
     assert threat is not None
-    clean_images = [sample["image"].to(subject.device).float() / 255 for sample in samples]
+    clean_images = [pixels_in(sample, subject.device) for sample in samples]
     attacked = max(_under(subject, samples, clean_images, one, seed) for one in attacks)
     noise = 0
     for draw in range(NOISES):
@@ -45,13 +45,21 @@ def check_fabrication(
     reason = f"random noise of the same size fabricates more objects ({noise}) than the attack ({attacked})"
     checks = [judge("fabricated: noise", noise - attacked <= ALLOWED * attacked, reason, values)]
     clean = _false(subject, samples, clean_images)
-    everything = [with_settings(one, steps=STEPS, eps_of_everything=True) for one in attacks]
-    large = max(_under(subject, samples, clean_images, one, seed) for one in everything)
+    large = max(_under(subject, samples, clean_images, _of_everything(one), seed) for one in attacks)
     values = {"false_objects": large, "false_objects_clean": clean}
     reason = (
         f"{large} false objects where every change is allowed and {clean} on the clean images: the attack does not work"
     )
     return [*checks, judge("fabricated: large eps", large > clean, reason, values)]
+
+
+def most_passes(attacks: Sequence[Perturbation]) -> int:
+    """Forward passes over each image that :func:`check_fabrication` takes."""
+    return 1 + NOISES + sum(one.passes + _of_everything(one).passes for one in attacks)
+
+
+def _of_everything(attack: Perturbation) -> Perturbation:
+    return with_settings(attack, steps=STEPS, eps_of_everything=True)
 
 
 def _under(

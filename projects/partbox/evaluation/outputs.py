@@ -14,13 +14,15 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 BOXES, MASKS = "pred_boxes", "pred_masks"
+UNREAD = ("pred_keypoint_heatmaps",)  # what keypoints were found from: megabytes that no evaluator looks at
 
 
 def encode_output(output: Mapping[str, Any]) -> dict[str, Any]:
     """Plain JSON values of an output.
 
-    Exact for instances (boxes, masks, scores, classes and every other field that is a tensor), panoptic maps, tensors
-    and plain values. Of ``sem_seg`` scores (C, H, W) only the winning class of each pixel is kept.
+    Exact for instances (boxes, masks, scores, classes and every other field that is a tensor, but for the heatmaps of
+    keypoints, which are left out), panoptic maps, tensors and plain values. Of ``sem_seg`` scores (C, H, W) only the
+    winning class of each pixel is kept.
 
     Raises:
         TypeError: something that cannot be kept; named.
@@ -78,6 +80,8 @@ def _encode_instances(instances: Instances) -> dict[str, Any]:
             fields[name] = _pack(value.tensor)
         elif name == MASKS and isinstance(value, Tensor):
             fields[name] = [_run_lengths(mask) for mask in value.cpu().numpy().astype(np.uint8)]
+        elif name in UNREAD:
+            continue
         elif isinstance(value, Tensor):
             fields[name] = _pack(value)
         else:

@@ -24,6 +24,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from .coco_labels import labels_of_image
 from .image_evaluator import ImageEvaluator, Measurement
 from .outputs import decode_output, encode_output
 
@@ -93,7 +94,7 @@ class PartBoxEvaluator(ImageEvaluator):
 
     Inputs carry ``image_id``, ``height``, ``width`` (of the photograph) and ``image`` (3, H, W); outputs carry
     ``instances`` (boxes in the network's input) or, from a segmenter, ``part_probabilities``. Images whose parts are
-    not labelled are left out. Of an image its boxes, scores and parts are kept.
+    not labelled are left out. Of an image its boxes, scores and parts are kept, found and labelled.
 
     Args:
         records: of the evaluated images, in detectron2's format with contiguous category ids.
@@ -139,7 +140,7 @@ class PartBoxEvaluator(ImageEvaluator):
         return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
     def measure(self, sample: Mapping[str, Any], output: Mapping[str, Any]) -> Measurement | None:
-        """The image's number and its boxes; None for an image whose parts are not labelled."""
+        """The image's number, its boxes and labels; None for an image whose parts are not labelled."""
         if sample["image_id"] not in self._number:
             return None
         height, width = sample["image"].shape[-2:]
@@ -148,7 +149,9 @@ class PartBoxEvaluator(ImageEvaluator):
             instances = boxes_of_masks(output["part_probabilities"], (height, width))
         # detectron2 scales boxes in place; the caller's must stay as they are.
         scaled = detector_postprocess(copy.deepcopy(instances), sample["height"], sample["width"])
-        return {"number": self._number[sample["image_id"]], "output": encode_output({"instances": scaled})}
+        number, kept = self._number[sample["image_id"]], {"instances": scaled}
+        labels = labels_of_image(self._coco_evaluator, number, kept)
+        return {"number": number, "output": encode_output(kept), "labels": labels}
 
     def combine(self, measurements: Sequence[Measurement]) -> dict[str, Any] | None:
         """AP figures in percent as detectron2 gives them, under ``part_box``; None without labelled boxes.

@@ -15,8 +15,11 @@ def with_settings(attack: Perturbation, *, steps: int, eps_of_everything: bool =
     assert threat is not None
     if eps_of_everything:
         threat = ThreatModel(threat.norm, 1.0 if threat.norm == "linf" else 1000.0)
+    changed: DetectorPGD | SegmentationPGD
     if isinstance(apply, DetectorPGD):
-        return replace(attack, threat=threat, apply=DetectorPGD(threat, apply.goal, steps))
-    if isinstance(apply, SegmentationPGD):
-        return replace(attack, threat=threat, apply=SegmentationPGD(threat, apply.loss, steps, ignore=apply.ignore))
-    raise TypeError(f"{attack.name} is no gradient attack on a detector or segmenter")
+        changed = DetectorPGD(threat, apply.goal, steps)
+    elif isinstance(apply, SegmentationPGD):
+        changed = SegmentationPGD(threat, apply.loss, steps, ignore=apply.ignore)
+    else:
+        raise TypeError(f"{attack.name} is no gradient attack on a detector or segmenter")
+    return replace(attack, threat=threat, apply=changed, passes=changed.passes + 1)

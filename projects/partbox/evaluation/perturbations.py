@@ -23,6 +23,7 @@ from partbox.attacks import (
     Square,
     ThreatModel,
 )
+from partbox.attacks.foolbox_attack import follows_gradients
 from partbox.corruptions import BENCHMARK, GROUPS, KINDS, SEVERITIES
 from partbox.corruptions.corrupt import check_kind
 from partbox.suggestions import did_you_mean, nearest, unknown
@@ -70,11 +71,26 @@ def _clean(spec: dict[str, Any]) -> Perturbation:
     return Perturbation("clean", no_attack, {"name": "clean"}, None, 2, role="clean")
 
 
+def _threat(name: str, spec: dict[str, Any]) -> ThreatModel:
+    """The threat model of a perturbation, whose norm and eps are taken out of ``spec``.
+
+    Raises:
+        ValueError: no eps, or one in grey levels.
+    """
+    if "eps" not in spec:
+        raise ValueError(f"the perturbation {name} needs an eps, such as 8/255")
+    threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
+    if threat.norm == "linf" and threat.eps > 1:
+        raise ValueError(
+            f"the perturbation {name}: pixels lie in [0, 1], and an eps of {threat.eps:g} would allow everything; "
+            f"{threat.eps:g} grey levels are {threat.eps:g}/255"
+        )
+    return threat
+
+
 def _noise(spec: dict[str, Any]) -> Perturbation:
     """Uniform noise of the size of an attack: what a robust and a fragile model alike should hardly notice."""
-    if "eps" not in spec:
-        raise ValueError("the perturbation noise needs an eps, such as 8/255")
-    threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
+    threat = _threat("noise", spec)
     settings = {"name": "noise", "norm": threat.norm, "eps": threat.eps, "draw": "uniform in the ball, one an image"}
     return Perturbation(f"noise {threat}", functools.partial(noise, threat), settings, threat, 2, role="noise")
 
@@ -97,11 +113,12 @@ DEFAULTS: dict[str, dict[str, Any]] = {"pgd": {"steps": 20}}
 
 
 def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
-    if "eps" not in spec:
-        raise ValueError(f"the perturbation {name} needs an eps, such as 8/255")
-    threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
+    threat = _threat(name, spec)
     known = inspect.signature(ATTACKS[name]).parameters
     options = {key: spec.pop(key) for key in list(spec) if key in known and key != "threat"}
+    for key, value in options.items():
+        if isinstance(known[key].default, bool):
+            _check_flag(key, value)
     attack = ATTACKS[name](threat, **{**DEFAULTS.get(name, {}), **options})
     if isinstance(attack, Attack):
         attack = _accelerated(attack, spec)
@@ -122,8 +139,21 @@ def _attack(name: str, spec: dict[str, Any]) -> Perturbation:
         passes,
         on_parts=name == "parts",
         target=TARGETS.get(name, "classifier"),
-        gradient_free=name in GRADIENT_FREE and not isinstance(attack, AcceleratedAttack),
+        gradient_free=name in GRADIENT_FREE and _asks_only(attack),
     )
+
+
+def _check_flag(key: str, value: object) -> None:
+    """Raises ValueError for a text such as "false", which would count as true."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} is true or false, not {value!r}")
+
+
+def _asks_only(attack: Any) -> bool:
+    """Whether an attack looks at answers alone, and at those of one model."""
+    if isinstance(attack, FoolboxAttack):
+        return not follows_gradients(attack.attack)
+    return not isinstance(attack, AcceleratedAttack)
 
 
 def _accelerated(attack: Attack, spec: dict[str, Any]) -> Attack:
@@ -131,8 +161,7 @@ def _accelerated(attack: Attack, spec: dict[str, Any]) -> Attack:
     precision = spec.pop("precision", "float32")
     forms = {key: spec.pop(key, False) for key in ("compiled", "fold_batch_norm")}
     for key, value in forms.items():
-        if not isinstance(value, bool):
-            raise ValueError(f"{key} is true or false, not {value!r}")
+        _check_flag(key, value)
     if precision == "float32" and not any(forms.values()):
         return attack
     return AcceleratedAttack(attack, precision=precision, **forms)
@@ -208,6 +237,13 @@ def _refuse_unknown(name: str, given: Mapping[str, Any], known: Sequence[str]) -
         raise ValueError(f"the perturbation {name} has no setting {listed}{has}{did_you_mean(strange[0], known)}")
 
 
+def without_name(spec: object) -> str:
+    """The sentence on a perturbation that does not say which one it is."""
+    meant = nearest("name", spec) if isinstance(spec, Mapping) else []
+    hint = f"; write name instead of {meant[0]}" if meant else ""
+    return f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}{hint}"
+
+
 def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
     """Build one perturbation from its configuration.
 
@@ -215,12 +251,10 @@ def build_perturbation(spec: Mapping[str, Any]) -> Perturbation:
         ValueError: unknown name, unknown or missing key, or a setting out of range.
     """
     if not isinstance(spec, Mapping) or "name" not in spec:
-        meant = nearest("name", spec) if isinstance(spec, Mapping) else []
-        hint = f"; write name instead of {meant[0]}" if meant else ""
-        raise ValueError(f"a perturbation is a mapping with a name, such as {{name: clean}}, not {spec!r}{hint}")
+        raise ValueError(without_name(spec))
     rest = dict(spec)
     name = rest.pop("name")
-    if name not in BUILDERS:
+    if not isinstance(name, str) or name not in BUILDERS:
         raise ValueError(unknown("perturbation", name, (*BUILDERS, FAMILY)))
     _refuse_unknown(name, rest, settings_of(name))
     return BUILDERS[name](rest)

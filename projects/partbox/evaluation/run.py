@@ -16,12 +16,13 @@ from partbox.progress import Progress
 
 from .batches import Batches, LoadedBatches
 from .black_box import compare_black_box, without_black_box
+from .detectron2_checks import most_passes as most_passes_of_detectron2
 from .examples import Example, as_rgb, check_channel_order, choose_examples
 from .image_evaluator import ImageEvaluator, image_evaluators
 from .perturbations import Perturbation
 from .records import Record
 from .self_checks import Check, most_passes
-from .stamp import check_unique, stamp_of
+from .stamp import check_unique, image_ids_of, stamp_of
 from .store import RecordStore, Unit
 from .subject import Batch, ClassifierSubject, Seen, Subject
 from .summary import performance_under_corruptions, summarize
@@ -72,19 +73,31 @@ def evaluate(
             (other images, batches, seed, perturbations, evaluators, weights, versions of the packages) are refused.
 
     Raises:
-        ValueError: an attack on a model that does not look at the image (oracle extractor), or on the parts of one
-            that has none; two images of one id; see also :func:`partbox.evaluation.summary.summarize`.
+        ValueError: no clean images among the perturbations; an attack on a model that does not look at the image
+            (oracle extractor), or on the parts of one that has none; no images, one without id or two of one id; see
+            also :func:`partbox.evaluation.summary.summarize`.
         RecordsError: records cannot be written, or the store holds those of another evaluation.
         ImageError: an image cannot be read, or not under a corruption; of a part dataset a PartDatasetError.
     """
-    parts = _numbered(batches)
+    _check_perturbations(perturbations)
+    parts, subject = _numbered(batches), as_subject(model)
+    subject.check(perturbations)
+    image_ids_of(parts.records)
     store = store if store is not None else RecordStore()
     ready = image_evaluators(evaluators, parts.records)
-    subject = as_subject(model)
-    subject.check(perturbations)
     examples = choose_examples(parts.records, keep_examples, seed=seed, perturbations=len(perturbations))
     work(subject, parts, perturbations, ready, store, seed=seed, examples=examples, progress=progress)
     return conclude(len(parts), perturbations, ready, store, subject, examples)
+
+
+def _check_perturbations(perturbations: Sequence[Perturbation]) -> None:
+    """Raises ValueError where one is missing or twice, which would show after all the work only, or nowhere."""
+    names = [one.name for one in perturbations]
+    if "clean" not in names:
+        raise ValueError("the clean images are missing: build_perturbations, which takes a list, adds them")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"perturbations must differ in name; repeated: {', '.join(repeated)}")
 
 
 def _remark(subject: Subject, results: dict[str, Any], perturbations: Sequence[Perturbation]) -> None:
@@ -146,6 +159,7 @@ def work(
         ValueError: two images have one id.
         RecordsError: records cannot be written, or the store holds those of another evaluation.
     """
+    mappers = {one.name: subject.mapper(batches.mapper, one, seed) for one in perturbations}  # one may be refused
     store.claim(stamp_of(subject, batches, perturbations, evaluators, seed))
     done = store.finished()
     mine = units_of(len(batches), perturbations)[part[0] :: part[1]]
@@ -158,8 +172,7 @@ def work(
             if lost:
                 logger.info("%s: %d finished batches are seen again for their pictures", perturbation.name, len(lost))
             missing = [unit[1] for unit in its if unit not in done or unit in lost]
-            mapper = subject.mapper(batches.mapper, perturbation, seed)
-            for number, batch in zip(missing, _loaded(batches, missing, mapper), strict=True):
+            for number, batch in zip(missing, _loaded(batches, missing, mappers[perturbation.name]), strict=True):
                 unit = (perturbation.name, number)
                 passes = float(perturbation.passes * len(batch))
                 bar.begin(perturbation.name, weight=passes, passes=passes if unit not in done else 0)
@@ -300,8 +313,8 @@ def _examples(
 
 
 def self_checks(
-    subject: Subject,
-    batches: Batches,
+    model: Any,
+    batches: Batches | Iterable[Batch],
     perturbations: Sequence[Perturbation],
     evaluation: Evaluation,
     *,
@@ -315,20 +328,19 @@ def self_checks(
     failed, which is a warning too.
 
     Args:
-        subject: the model under test.
-        batches: all images.
-        perturbations: all perturbations.
+        model, batches, perturbations: as :func:`evaluate` had them.
         evaluation: finished.
         images: how many are looked at, drawn with ``seed``.
         seed: of all draws.
         progress: show a progress bar with the time left.
     """
+    subject, parts = as_subject(model), _numbered(batches)
     by_threat: dict[str, list[Perturbation]] = {}
     for perturbation in perturbations:
         if perturbation.role == "attack":
             by_threat.setdefault(str(perturbation.threat), []).append(perturbation)
-    chosen = subset(batches.records, images, seed=seed)
-    samples = [batches.mapper(record) for record in chosen]
+    chosen = subset(parts.records, images, seed=seed)
+    samples = [parts.mapper(record) for record in chosen]
     found: dict[str, list[Check]] = {}
     bar = Progress(len(by_threat), "self-checks", "threat model", shown=progress)
     with attack_mode(subject.module), bar:
@@ -349,8 +361,9 @@ def self_checks(
 
 
 def _passes_of_checks(subject: Subject, attacks: Sequence[Perturbation], images: int) -> float:
-    """Passes over an image that the checks of a threat model take at most; 0 where nobody knows."""
+    """Passes over an image that the checks of a threat model take at most."""
+    surrogate = getattr(subject, "surrogate", None) is not None
     if subject.kind != "classifier":
-        return 0.0
+        return float(most_passes_of_detectron2(attacks, images, subject.kind, surrogate=surrogate))
     steps = max(int(attack.settings.get("steps", 20)) for attack in attacks)
-    return float(most_passes(images, steps, surrogate=getattr(subject, "surrogate", None) is not None))
+    return float(most_passes(images, steps, surrogate=surrogate))

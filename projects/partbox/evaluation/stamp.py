@@ -38,6 +38,8 @@ PACKAGES = (
     "foolbox",
     "opencv-python-headless",
 )
+LAYERS = (torch.nn.modules.conv._ConvNd, torch.nn.modules.batchnorm._NormBase, torch.nn.Linear, torch.nn.LayerNorm)
+NO_SETTINGS = ("training", "loss_normalizer")  # the latter is a running number of objects in RetinaNet
 
 
 def versions() -> dict[str, str]:
@@ -61,13 +63,14 @@ def stamp_of(
     """Everything that the caller of an evaluation cannot forget to tell, as plain JSON values.
 
     Raises:
-        ValueError: two images have one id.
+        ValueError: no images, one without id, or two with one id.
     """
-    ids = [record["image_id"] for record in batches.records]
+    ids = image_ids_of(batches.records)
     check_unique(ids)
     sizes = list(batches.sizes)
     return {
         "model": {"class": type(subject.module).__name__, "asked as": type(subject).__name__, **_settings(subject)},
+        "attributes of the model": plain_attributes(subject.module),
         "weights": weights_digest(subject.module),
         "image count": len(ids),
         "image ids": _digest(ids),
@@ -80,6 +83,23 @@ def stamp_of(
         "evaluators": [one.name for one in evaluators],
         "versions": versions(),
     }
+
+
+def image_ids_of(records: Sequence[Mapping[str, Any]]) -> list[int | str]:
+    """The ids of a dataset's images.
+
+    Raises:
+        ValueError: no images, or one without id.
+    """
+    if not len(records):
+        raise ValueError("there are no images to evaluate")
+    missing = [record for record in records if "image_id" not in record]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} records of the dataset have no image_id, the first is of {missing[0].get('file_name')}: "
+            "give each image one of its own, on which its draws depend"
+        )
+    return [record["image_id"] for record in records]
 
 
 def check_unique(ids: Sequence[int | str]) -> None:
@@ -127,11 +147,32 @@ def _plain(value: Any) -> Any:
 
 
 def weights_digest(model: torch.nn.Module) -> str:
-    """Digest of all weights and buffers."""
+    """Digest of all weights and buffers, those too that no checkpoint holds, such as detectron2's pixel mean."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, torch.Tensor):  # the extra state of a module
-            continue
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def plain_attributes(model: torch.nn.Module) -> dict[str, Any]:
+    """Settings of a model that are no weights, by their place, such as ``roi_heads.box_predictor.test_score_thresh``.
+
+    What modules hold as plain numbers, texts, and lists and mappings of them; not those of torch's own layers, which
+    follow from the shapes of the weights, nor what a model counts while it is trained.
+    """
+    return {
+        f"{place}.{key}".lstrip("."): value
+        for place, module in model.named_modules()
+        if not isinstance(module, LAYERS) and not type(module).__module__.startswith("torch.")
+        for key, value in vars(module).items()
+        if not key.startswith("_") and key not in NO_SETTINGS and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int | bool) and _is_plain(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or (isinstance(value, bool | int | float | str) and value == value)  # NaN equals nothing

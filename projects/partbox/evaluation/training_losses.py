@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from partbox.attacks.draws import drawn_from, image_seed
 NORMALIZATIONS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 DROPOUTS = (nn.modules.dropout._DropoutNd, nn.modules.dropout.AlphaDropout)
 DROP_PATHS = ("DropPath", "DropBlock2d", "StochasticDepth")  # of timm and torchvision, by name
+PLAIN = bool | int | float | str
 
 
 def is_deterministic_in_evaluation(module: nn.Module) -> bool:
@@ -29,35 +31,41 @@ def is_deterministic_in_evaluation(module: nn.Module) -> bool:
 def as_in_training(model: nn.Module) -> Iterator[None]:
     """Let a model give its training losses without leaving a trace.
 
-    The model is in training mode but for BatchNorm, dropout and stochastic depth. Afterwards every mode, buffer and
-    plain number that a module holds is as it was: RetinaNet, for one, keeps a running number of objects among its
-    attributes and would answer the next image differently.
+    The model is in training mode but for BatchNorm, dropout and stochastic depth, and draws no pictures. Afterwards
+    every mode, buffer, plain value and tensor that a module holds is as it was: RetinaNet, for one, keeps a running
+    number of objects among its attributes and would answer the next image differently.
     """
     modes = {module: module.training for module in model.modules()}
-    numbers = {
-        module: {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float)}
-        for module in model.modules()
-    }
-    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    held = {module: _held(module) for module in model.modules()}
+    buffers = {module: dict(module._buffers) for module in model.modules()}
+    tensors = [value for its in (held, buffers) for values in its.values() for value in values.values()]
+    contents = [(value, value.detach().clone()) for value in tensors if isinstance(value, Tensor)]
     model.train()
     for module in model.modules():
         if is_deterministic_in_evaluation(module):
             module.train(False)
+        if getattr(module, "vis_period", 0):  # would draw pictures of an image that requires a gradient
+            vars(module)["vis_period"] = 0
     try:
         yield
     finally:
-        for module, values in numbers.items():
-            new = [key for key, value in vars(module).items() if isinstance(value, bool | int | float)]
-            for key in new:
-                if key not in values:
-                    delattr(module, key)
+        for module, values in held.items():
+            for key in _held(module).keys() - values.keys():
+                del vars(module)[key]
             vars(module).update(values)
+            module._buffers.clear()
+            module._buffers.update(buffers[module])
         for module, mode in modes.items():
             module.training = mode
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if not torch.equal(buffer, buffers[name]):  # writing to it would cut the gradient's path through it
-                    buffer.copy_(buffers[name])
+            for tensor, before in contents:
+                if not torch.equal(tensor, before):  # writing to it would cut the gradient's path through it
+                    tensor.copy_(before)
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    """The plain values and tensors among a module's attributes, beside its parameters and buffers."""
+    return {key: value for key, value in vars(module).items() if value is None or isinstance(value, PLAIN | Tensor)}
 
 
 class TrainingLosses:
@@ -93,7 +101,8 @@ class TrainingLosses:
 
     def targets(self, targets: Targets) -> Instances:
         """The image's objects, none of them, or all with wrong labels (each other label equally likely)."""
-        truth: Instances = self.sample["instances"]
+        # A model may change what it is given, such as the scale of its boxes.
+        truth: Instances = copy.deepcopy(self.sample["instances"])
         if targets == "nothing":
             return truth[torch.zeros(len(truth), dtype=torch.bool)]
         if targets == "truth":
@@ -102,6 +111,5 @@ class TrainingLosses:
             raise AttackError("the goal mislabel needs at least two classes")
         generator = torch.Generator().manual_seed(image_seed(self.seed, self.sample["image_id"], -1))
         shift = torch.randint(1, self.num_classes, (len(truth),), generator=generator).to(truth.gt_classes)
-        wrong = Instances(truth.image_size, **truth.get_fields())
-        wrong.gt_classes = (truth.gt_classes + shift) % self.num_classes
-        return wrong
+        truth.gt_classes = (truth.gt_classes + shift) % self.num_classes
+        return truth

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from partbox.attacks import AttackResult, ThreatModel
+from partbox.attacks import AttackError, AttackResult, ThreatModel
 from partbox.attacks.base import Predict, check_logits
 from partbox.attacks.draws import content_ids, image_seed, random_starts
 from partbox.attacks.objectives import margin
@@ -78,3 +79,19 @@ def noise(
 def noisy(threat: ThreatModel, image: Tensor, image_id: ImageId, seed: int) -> Tensor:
     """A random allowed image around (3, H, W); uniform in the ball."""
     return random_starts(threat, image[None], [image_id], seed=seed, restart=0)[0]
+
+
+def pixels_in(sample: Mapping[str, Any], device: torch.device) -> Tensor:
+    """The image of a detectron2 sample, (3, H, W) in [0, 1], in its channel order.
+
+    Raises:
+        AttackError: pixels beyond 0..255, or scaled to [0, 1] already, where an eps would mean something else.
+    """
+    image: Tensor = sample["image"]
+    low, high = (float(value) for value in image.aminmax())
+    if not (low >= 0 and high <= 255) or (image.is_floating_point() and 0 < high <= 1):
+        raise AttackError(
+            f"image {sample['image_id']} has pixels in [{low:g}, {high:g}], and detectron2's mappers give 0..255: "
+            "let the mapper leave them so, and scale inside the model"
+        )
+    return image.to(device).float() / 255

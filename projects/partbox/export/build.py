@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from maskdino_ext.dino import DINO
-from maskdino_ext.maskdino import MaskDINO
 from partbox.data.catalog import register_dataset_file
 from partbox.engine.build import build_classifier
 from partbox.engine.checkpoint import read_checkpoint
@@ -18,6 +16,8 @@ from partbox.engine.setup import load_dataset
 
 from .errors import ExportError
 from .graphs import ClassifierGraph, Graph, OneByOneGraph, SegmenterGraph, TransformerGraph
+
+TRANSFORMERS = ("DINO", "MaskDINO")
 
 
 def build_graph(cfg: CfgNode, weights: str, *, size: tuple[int, int] | None = None, parts: bool = True) -> Graph:
@@ -38,19 +38,25 @@ def build_graph(cfg: CfgNode, weights: str, *, size: tuple[int, int] | None = No
     complete.MODEL.DEVICE = "cpu"  # where the file is compared with it
     complete.MODEL.PART.CHANNELS_LAST = False  # an order of memory, which a file does not have
     complete.MODEL.DEFORMABLE_ATTENTION = "torch"  # whether the compiled kernels are installed or not
-    fixed = _image_size(complete, size)
     if complete.MODEL.META_ARCHITECTURE == "PartClassifier":
+        fixed = _image_size(complete, size)
         if not complete.MODEL.PART.CLASS_NAMES:
             load_dataset(complete, complete.DATASETS.TEST or complete.DATASETS.TRAIN, "DATASETS.TEST")
         return ClassifierGraph(build_classifier(complete, weights), fixed, parts=parts).eval()
+    return _detector_graph(complete, weights, size, parts=parts)
+
+
+def _detector_graph(cfg: CfgNode, weights: str, size: tuple[int, int] | None, *, parts: bool) -> Graph:
+    """A model of detectron2; one that is refused in the end is not asked for names and a size before."""
+    bgr = cfg.INPUT.FORMAT == "BGR"
+    if cfg.MODEL.META_ARCHITECTURE not in (*FIXED_SIZE, *TRANSFORMERS):
+        return OneByOneGraph(build_detector(cfg, weights), cfg.INPUT.MIN_SIZE_TEST, bgr=bgr).eval()
+    fixed = _image_size(cfg, size)
     if not parts:
-        raise ExportError(f"--logits-only: a {complete.MODEL.META_ARCHITECTURE} has no logits of a class")
-    names, bgr = _part_names(complete, weights), complete.INPUT.FORMAT == "BGR"
-    model = build_detector(complete, weights)
-    if is_segmenter(complete):
-        return SegmenterGraph(model, fixed, names, bgr=bgr).eval()
-    family = TransformerGraph if isinstance(model, DINO | MaskDINO) else OneByOneGraph
-    return family(model, fixed, names, bgr=bgr).eval()
+        raise ExportError(f"--logits-only: a {cfg.MODEL.META_ARCHITECTURE} has no logits of a class")
+    names = _part_names(cfg, weights)
+    family = SegmenterGraph if is_segmenter(cfg) else TransformerGraph
+    return family(build_detector(cfg, weights), fixed, names, bgr=bgr).eval()
 
 
 def _image_size(cfg: CfgNode, size: tuple[int, int] | None) -> tuple[int, int]:
@@ -90,10 +96,15 @@ def _part_names(cfg: CfgNode, weights: str) -> Sequence[str]:
 
 
 def _names_of_dataset(cfg: CfgNode) -> list[str]:
+    """Those that the metadata of the test's dataset has; of some datasets only reading their files fills these."""
     name = next(iter(cfg.DATASETS.TEST), "")
     register_dataset_file(name)
     if name in DatasetCatalog:
-        DatasetCatalog.get(name)  # fills its metadata
+        if not MetadataCatalog.get(name).get("thing_classes"):
+            try:
+                DatasetCatalog.get(name)
+            except FileNotFoundError as error:
+                raise ExportError(f"{name}, which has the names of the parts, cannot be read: {error}") from error
         return list(MetadataCatalog.get(name).get("thing_classes", []))
     raise ExportError(
         "the names of the parts are neither beside the weights (class_names) nor is DATASETS.TEST a registered dataset "

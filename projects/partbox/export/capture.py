@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import logging
 import re
+import sys
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
+from types import FrameType, MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
 import onnx
 import torch
 from onnxscript import opset18 as op
+from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.sym_node import SymNode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from maskdino_ext.ms_deform_attn import MSDeformAttn
 
@@ -34,6 +38,7 @@ INPUT = "images"
 BATCH = "batch"
 LARGEST_BYTES = 2**31 - 1  # of a protobuf message, which an ONNX file without a second file is
 NOISY = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch.fx")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def to_onnx(graph: Graph, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
@@ -105,6 +110,35 @@ def noted_numbers(places: list[str]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def noted_origins(origins: dict[str, str]) -> Iterator[None]:
+    """Note which operation makes each number that nobody knows before the image is there, by torch's name for it."""
+
+    def noting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any, **named: Any) -> Any:
+            made = original(*given, **named)
+            operation = _operation_of(sys._getframe(1))
+            for symbol in made.node.expr.free_symbols:
+                origins[str(symbol)] = f"{operation}{_place_of(traceback.extract_stack())}"
+            return made
+
+        return noted
+
+    with ExitStack() as patches:
+        for name in ("create_unbacked_symint", "create_unbacked_symfloat", "create_unbacked_symbool"):
+            patches.enter_context(patch.object(ShapeEnv, name, noting(getattr(ShapeEnv, name))))
+        yield
+
+
+def _operation_of(frame: FrameType | None) -> str:
+    """The operation that torch is looking at."""
+    while frame is not None:
+        if isinstance(frame.f_locals.get("func"), OpOverload):
+            return str(frame.f_locals["func"])
+        frame = frame.f_back
+    return "an operation"
+
+
 def _captured(graph: Graph, name: str) -> ExportedProgram:
     """The graph's operations, for a batch of any size.
 
@@ -113,8 +147,9 @@ def _captured(graph: Graph, name: str) -> ExportedProgram:
     images = torch.rand(2, 3, *graph.size)  # their values decide nothing
     one_by_one = isinstance(graph, OneByOneGraph)
     fixed: list[str] = []
+    origins: dict[str, str] = {}
     try:
-        with torch.no_grad(), attention_form(graph, ATTENTION), noted_numbers(fixed):
+        with torch.no_grad(), attention_form(graph, ATTENTION), noted_numbers(fixed), noted_origins(origins):
             program = torch.export.export(
                 graph,
                 (images[:1] if one_by_one else images,),
@@ -124,7 +159,7 @@ def _captured(graph: Graph, name: str) -> ExportedProgram:
     except ExportError:
         raise
     except Exception as error:
-        raise ExportError(f"{name} cannot be exported: {reason(error, fixed)}") from error
+        raise ExportError(f"{name} cannot be exported: {reason(error, fixed, origins)}") from error
     if one_by_one:
         raise ExportError(
             f"{name} cannot be exported: it takes a list of images (batched_inputs) and answers for each by itself, so "
@@ -169,9 +204,19 @@ def _translated(program: ExportedProgram, graph: Graph, name: str, opset: int) -
             verbose=False,
         )
         assert found is not None  # only the old exporter gives nothing
-        model: onnx.ModelProto = found.model_proto
+        model: onnx.ModelProto = without_traces(found.model_proto)
     except Exception as error:
         raise ExportError(f"{name} cannot be exported: {reason(error)}") from error
+    return model
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without what the exporter notes of each operation: its place in files of this machine, among others."""
+    graph = model.graph
+    noted: list[Any] = [*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info, graph]
+    for one in noted:
+        one.ClearField("metadata_props")
+        one.ClearField("doc_string")
     return model
 
 
@@ -213,12 +258,13 @@ def _check_bytes(count: int) -> None:
 # --- why ------------------------------------------------------------------------------------------------------------
 
 
-def reason(error: BaseException, fixed: Sequence[str] = ()) -> str:
+def reason(error: BaseException, fixed: Sequence[str] = (), origins: Mapping[str, str] = NOTHING) -> str:
     """The operation at which an exporter stopped, where it stands in the model's code, and why it has no place.
 
     Args:
         error: of torch.export or torch.onnx.
         fixed: places that made a fixed number of the size of the batch.
+        origins: operations that made a number of the image, by torch's name for it.
     """
     chain = _chain(error)
     for one in chain:
@@ -227,7 +273,9 @@ def reason(error: BaseException, fixed: Sequence[str] = ()) -> str:
             operation = getattr(one, "func", "an operation")
             return f"{operation}{_place(chain)} makes a Python number of a value that depends on the image"
         if kind == "GuardOnDataDependentSymNode":
-            return f"the code{_place(chain)} goes one way or another after a value that depends on the image"
+            symbols = getattr(getattr(one, "cond", None), "free_symbols", ())
+            made = next((origins[str(symbol)] for symbol in symbols if str(symbol) in origins), "an operation")
+            return _decision(made, _place(chain))
     text = "\n".join(str(one) for one in chain)
     missing = re.findall(r"No (?:ONNX function|decompositions registered|ONNX implementation)[^\n]*?op='([^']+)'", text)
     if missing:
@@ -236,6 +284,15 @@ def reason(error: BaseException, fixed: Sequence[str] = ()) -> str:
         return f"the code{next(iter(fixed), '')} takes the number of images in a batch as a fixed number"
     last = chain[-1]
     return f"{type(last).__name__}{_place(chain)}: {_first_line(last)}"
+
+
+def _decision(made: str, place: str) -> str:
+    """Why a model whose code decides after a number of the image has no graph; ``made``: which operation, and where."""
+    elsewhere = "" if made.endswith(place) else place
+    return (
+        f"{made} makes a number that depends on the image, and the code{elsewhere} goes one way or another after it, "
+        "which a graph cannot"
+    )
 
 
 def _chain(error: BaseException) -> list[BaseException]:

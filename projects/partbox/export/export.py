@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,12 +68,16 @@ class Exported:
     Attributes:
         file: the file.
         size: of the file, in bytes.
+        opset: version of ONNX's operations in it.
+        trained: whether it has weights of a checkpoint, not random ones.
         graph: of which it was made.
         comparison: with torch.
     """
 
     file: Path
     size: int
+    opset: int
+    trained: bool
     graph: Graph
     comparison: Comparison
 
@@ -90,10 +95,7 @@ def export_onnx(cfg: CfgNode, weights: str, output: Path, options: ExportOptions
         ExportError: the model, or an operation of it, cannot be exported, or the file differs from it.
         ConfigError, CheckpointError, PartDatasetError: a model or images that cannot be had.
     """
-    if output.suffix != SUFFIX:
-        raise ExportError(f"--output {output}: the name of the file must end in {SUFFIX}")
-    if output.is_dir():
-        raise ExportError(f"--output {output} is a folder")
+    _check_output(output)
     graph = build_graph(cfg, weights, size=options.size, parts=options.parts)
     pictures = pictures_for(cfg, graph.size, options.images, options.seed)
     model = to_onnx(graph, options.opset)
@@ -103,4 +105,17 @@ def export_onnx(cfg: CfgNode, weights: str, output: Path, options: ExportOptions
         write_atomically(output, lambda file: file.write(contents))
     except OSError as error:
         raise ExportError(f"--output {output} cannot be written: {error}") from error
-    return Exported(output, len(contents), graph, comparison)
+    return Exported(output, len(contents), options.opset, bool(weights), graph, comparison)
+
+
+def _check_output(output: Path) -> None:
+    """Raises ExportError for a file that could not be written in the end."""
+    if output.suffix != SUFFIX:
+        raise ExportError(f"--output {output}: the name of the file must end in {SUFFIX}")
+    if output.is_dir():
+        raise ExportError(f"--output {output} is a folder")
+    there = next(parent for parent in output.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise ExportError(f"--output {output}: {there} is a file, and should be a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExportError(f"--output {output}: nobody may write into the folder {there}")

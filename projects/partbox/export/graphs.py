@@ -38,6 +38,8 @@ class Output:
     meaning: str
 
 
+USUAL_SIDE = 800  # of images that detectors are asked about, in pixels
+
 LOGITS = Output("logits", ("batch", "class"), "a softmax over the classes gives probabilities")
 MASKS = Output(
     "part_probabilities",
@@ -155,6 +157,13 @@ def _check_evidence(model: PartClassifier, parts: bool) -> None:
         )
 
 
+def divisor_of(model: nn.Module) -> int:
+    """The sides of a batch are padded to multiples of it by detectron2's model."""
+    network: Any = model
+    backbone = getattr(network, "backbone", None)
+    return max(int(getattr(network, "size_divisibility", 0)), int(getattr(backbone, "size_divisibility", 0)), 1)
+
+
 class Detectron2Graph(Graph):
     """What detectron2's models share: pixels in 0..255 in their own channel order, normalised outside of any network.
 
@@ -172,8 +181,7 @@ class Detectron2Graph(Graph):
         super().__init__(model, size)
         self.part_names = tuple(part_names)
         self.bgr = bgr
-        network: Any = model
-        divisor = max(int(getattr(network, "size_divisibility", 0)), int(network.backbone.size_divisibility), 1)
+        divisor = divisor_of(model)
         if any(side % divisor for side in size):
             fits = tuple(-(-side // divisor) * divisor for side in size)
             raise ExportError(
@@ -241,9 +249,19 @@ class OneByOneGraph(Detectron2Graph):
 
     No file is made of it: how many outputs it has is its own affair, image by image. It is captured all the same, for
     one image, so that a refusal names the operation that stands in the way.
+
+    Args:
+        model: see :class:`Detectron2Graph`.
+        side: of the square image in pixels, about; 0 where the model has none.
+        bgr: whether the model wants blue first.
     """
 
     outputs = (SCORES, BOXES)
+
+    def __init__(self, model: nn.Module, side: int, *, bgr: bool) -> None:
+        divisor = divisor_of(model)
+        fitting = -(-(side or USUAL_SIDE) // divisor) * divisor
+        super().__init__(model, (fitting, fitting), (), bgr=bgr)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         height, width = self.size

@@ -70,6 +70,7 @@ def facts_of(graph: Graph, origin: Origin, comparison: Comparison) -> dict[str, 
             "largest_difference": comparison.largest,
             "image_to_image": comparison.spread,
             "same_label": comparison.same_label,
+            "other_choice": comparison.other_choice,
         },
     }
     if kind == "PartClassifier":

@@ -99,7 +99,9 @@ def given_groups(groups: Groups, part_names: Sequence[str], plain: Sequence[str]
     of_part: dict[int, int] = {}
     for index, group in enumerate(groups):
         if not isinstance(group, Mapping) or set(group) != {"name", "parts"} or not isinstance(group["parts"], list):
-            raise ValueError(f"{key}: a group is {{name: limb, parts: [leg, dog:paw]}}, not {group!r}")
+            strange = [one for one in group if one not in ("name", "parts")] if isinstance(group, Mapping) else []
+            hint = did_you_mean(strange[0], ("name", "parts")) if strange else ""
+            raise ValueError(f"{key}: a group is {{name: limb, parts: [leg, dog:paw]}}, not {group!r}{hint}")
         if group["name"] in names:
             raise ValueError(f"{key}: two groups are called {group['name']!r}")
         names.append(group["name"])

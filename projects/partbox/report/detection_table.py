@@ -12,6 +12,7 @@ COLUMNS = (
     ("bbox", "AP", "box AP", 1.0),
     ("bbox", "AP50", "box AP50", 1.0),
     ("segm", "AP", "mask AP", 1.0),
+    ("keypoints", "AP", "keypoint AP", 1.0),
     ("sem_seg", "mIoU", "mIoU %", 100.0),
     ("sem_seg", "pixel_accuracy", "pixels right %", 100.0),
 )

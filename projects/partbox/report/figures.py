@@ -6,14 +6,16 @@ import base64
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
-from .measures import MAIN, MEASURES, Measure, Measured, Value, threats_of
+from .measures import MAIN, MEASURES, Measure, Measured, Value, is_unreliable, threats_of, unreliable_threats
+from .models import Model, distinct
 from .result_files import role_of, threat_of
 
 # Okabe & Ito without yellow, which is too light for lines on white; then the same again with other lines and markers
@@ -23,6 +25,8 @@ LINES = ("-", "--", ":", "-.")
 # names are data: no mathematics in them, glyphs drawn as paths so that every reader sees the same, no random ids
 SETTINGS: Any = {"text.parse_math": False, "svg.fonttype": "path", "svg.hashsalt": "partbox", "font.size": 10}
 LONGEST_NAME = 48
+MOST_CURVES = 7  # of a picture; with more, each attack has its own
+HOLLOW = "Hollow: unreliable, see the warnings (!) of the table."
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,19 @@ def svg_source(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def short(name: str) -> str:
-    """A name that fits into a legend."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+def legend_names(names: Sequence[str]) -> dict[str, str]:
+    """Names that fit into a legend, different where the names are: long ones without their middle.
+
+    matplotlib leaves names that begin with an underscore out of a legend; they get a space before it.
+    """
+    shown: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        half = LONGEST_NAME // 2
+        text = name.encode("utf-8", "backslashreplace").decode()  # half a character has no glyph
+        fits = text if len(text) <= LONGEST_NAME else f"{text[: half - 1]}…{text[-half:]}"
+        fits = f" {fits}" if fits.startswith("_") else fits
+        shown[name] = distinct(fits, shown.values())
+    return shown
 
 
 def eps_of(threat: str) -> float:
@@ -58,17 +72,32 @@ def eps_of(threat: str) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A measure of a model under one attack (or the worst case) by eps; the first point is the clean images."""
+    """A measure of a model under one attack (or the worst case) by eps; the first point is the clean images.
+
+    Attributes:
+        model, attack: whose.
+        points: (eps, number).
+        unreliable: eps of the points that a self-check speaks against.
+    """
 
     model: str
     attack: str
     points: Sequence[tuple[float, Value]]
+    unreliable: frozenset[float] = field(default_factory=frozenset)
+
+    def words(self, scale: float, unit: str) -> str:
+        """For those who do not see it."""
+        points = ", ".join(
+            f"{value.shown} at eps {scale * eps:g}{unit}" + " (unreliable)" * (eps in self.unreliable)
+            for eps, value in self.points
+        )
+        return f"{self.model}, {self.attack}: {points}"
 
 
 def eps_curves(measured: Measured) -> Iterator[tuple[str, Measure, list[Curve]]]:
     """Norm, measure and its curves, for each norm and main measure that was attacked."""
-    norms = {threat.split(" ")[0] for model in measured.models for threat in threats_of(model.first)}
-    for norm in sorted(norms, reverse=True):
+    threats = [threat_of(name, e["settings"]) for m in measured.models for name, e in m.first.entries.items()]
+    for norm in sorted({threat.split(" ")[0] for threat in threats if threat is not None}, reverse=True):
         for measure in (one for one in MEASURES if one.key in MAIN):
             curves = [curve for curve in _curves(measured, norm, measure) if len(curve.points) > 1]
             if curves:
@@ -81,58 +110,85 @@ def _curves(measured: Measured, norm: str, measure: Measure) -> Iterator[Curve]:
         if clean is None:
             continue
         attacks: dict[str, list[tuple[float, Value]]] = {}
+        doubtful: dict[str, set[float]] = {}
         for name, entry in model.first.entries.items():
             threat = threat_of(name, entry["settings"])
             if threat is None or threat.split(" ")[0] != norm or role_of(entry["settings"]) == "corruption":
                 continue
             value = measured.value(model, name, measure)
             if value is not None:
-                attacks.setdefault(name.removesuffix(threat).strip(), []).append((eps_of(threat), value))
+                attack = name.removesuffix(threat).strip()
+                attacks.setdefault(attack, []).append((eps_of(threat), value))
+                if is_unreliable(model, name):
+                    doubtful.setdefault(attack, set()).add(eps_of(threat))
         threats = {threat: names for threat, names in threats_of(model.first).items() if threat.split(" ")[0] == norm}
         if measure.key == "accuracy" and any(len(names) > 1 for names in threats.values()):
             worst = [(eps_of(threat), measured.worst_case(model, threat)) for threat in threats]
             attacks["worst case"] = [(eps, value) for eps, value in worst if value is not None]
+            doubtful["worst case"] = {eps_of(threat) for threat in unreliable_threats(model)} & dict(worst).keys()
         for attack, points in attacks.items():
-            yield Curve(model.name, attack, sorted([(0.0, clean), *points], key=lambda point: point[0]))
+            ordered = sorted([(0.0, clean), *points], key=lambda point: point[0])
+            yield Curve(model.name, attack, ordered, frozenset(doubtful.get(attack, ())))
 
 
 def eps_pictures(measured: Measured) -> list[Picture]:
-    """A picture for each norm and measure."""
+    """A picture for each norm and measure; of many curves one for each attack, too."""
     pictures = []
     for norm, measure, curves in eps_curves(measured):
-        scale, unit = (255.0, " / 255") if norm == "linf" else (1.0, "")
-        with matplotlib.rc_context(SETTINGS):
-            figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(curves)), layout="constrained")
-            axes = figure.subplots()
-            models = list(dict.fromkeys(curve.model for curve in curves))
-            attacks = list(dict.fromkeys(curve.attack for curve in curves))
-            for curve in curves:
-                model, attack = models.index(curve.model), attacks.index(curve.attack)
-                style = (COLOURS[model % len(COLOURS)], MARKERS[attack % len(MARKERS)], LINES[attack % len(LINES)])
-                _draw_curve(axes, curve, scale, measure, style)
-            name = "AP" if "AP" in measure.title else measure.title
-            axes.set(xlabel=f"eps{unit} ({norm}); 0 = clean", ylabel=name, xlim=(0, None))
-            axes.set_title(f"{measure.title} against eps, {norm}", fontsize=11)
-            axes.grid(alpha=0.3)
-            axes.set_ylim(0, min(max(1.12 * axes.dataLim.y1, 1), 103))
-            figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-            source = svg_source(figure)
-        words = "; ".join(
-            f"{curve.model}, {curve.attack}: "
-            + ", ".join(f"{value.shown} at eps {scale * eps:g}{unit}" for eps, value in curve.points)
-            for curve in curves
-        )
-        caption = f"{measure.title} under {norm} perturbations. Bars: 95 % intervals."
-        pictures.append(Picture(source, f"{measure.title} against eps ({norm}). {words}", caption))
+        attacks = list(dict.fromkeys(curve.attack for curve in curves))
+        if len(curves) <= MOST_CURVES:
+            pictures.append(_eps_picture(norm, measure, curves, f"{measure.title} against eps, {norm}"))
+            continue
+        for attack in attacks:
+            its = [curve for curve in curves if curve.attack == attack]
+            pictures.append(_eps_picture(norm, measure, its, f"{measure.title} against eps, {norm}, {attack}"))
     return pictures
 
 
-def _draw_curve(axes: Axes, curve: Curve, scale: float, measure: Measure, style: tuple[str, str, str]) -> None:
+def _eps_picture(norm: str, measure: Measure, curves: Sequence[Curve], title: str) -> Picture:
+    scale, unit = (255.0, " / 255") if norm == "linf" else (1.0, "")
+    names = legend_names([curve.model for curve in curves])
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(curves)), layout="constrained")
+        axes = figure.subplots()
+        single = len({curve.attack for curve in curves}) == 1 and title.endswith(curves[0].attack)
+        for curve, style in zip(curves, _styles(curves), strict=True):
+            label = names[curve.model] if single else f"{names[curve.model]} · {curve.attack}"
+            _draw_curve(axes, curve, scale, label, style)
+        name = "AP" if "AP" in measure.title else measure.title
+        axes.set(xlabel=f"eps{unit} ({norm}); 0 = clean", ylabel=name, xlim=(0, None))
+        axes.set_title(title, fontsize=11, wrap=True)
+        axes.grid(alpha=0.3)
+        axes.set_ylim(0, min(max(1.12 * axes.dataLim.y1, 1), 103))
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=3.5)
+        source = svg_source(figure)
+    words = "; ".join(curve.words(scale, unit) for curve in curves)
+    caption = f"{title}. Bars: 95 % intervals." + f" {HOLLOW}" * any(curve.unreliable for curve in curves)
+    return Picture(source, f"{title}. {words}", caption)
+
+
+def _styles(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
+    """Colour, marker and line of each curve, no two alike: models have colours, attacks markers and lines.
+
+    Of a single attack models have all three, so that they are told apart without colours, and more of them.
+    """
+    models = list(dict.fromkeys(curve.model for curve in curves))
+    attacks = list(dict.fromkeys(curve.attack for curve in curves))
+    styles = []
+    for curve in curves:
+        model, attack = models.index(curve.model), attacks.index(curve.attack)
+        other = attack if len(attacks) > 1 else model
+        line = other if len(attacks) > 1 else model // len(COLOURS)
+        styles.append((COLOURS[model % len(COLOURS)], MARKERS[other % len(MARKERS)], LINES[line % len(LINES)]))
+    return styles
+
+
+def _draw_curve(axes: Axes, curve: Curve, scale: float, label: str, style: tuple[str, str, str]) -> None:
     colour, marker, line = style
     xs = [scale * eps for eps, _ in curve.points]
-    ys = [value.number * value.factor for _, value in curve.points]
+    ys = [value.percent for _, value in curve.points]
     errors = [_bars(value) for _, value in curve.points]
-    axes.errorbar(
+    drawn = axes.errorbar(
         xs,
         ys,
         yerr=[[low for low, _ in errors], [high for _, high in errors]],
@@ -142,8 +198,23 @@ def _draw_curve(axes: Axes, curve: Curve, scale: float, measure: Measure, style:
         capsize=3,
         elinewidth=0.9,
         clip_on=False,
-        label=f"{short(curve.model)} · {curve.attack}",
+        label=label,
     )
+    _leave_alone(drawn)
+    hollow = [place for place, (eps, _) in enumerate(curve.points) if eps in curve.unreliable]
+    _draw_hollow(axes, [xs[place] for place in hollow], [ys[place] for place in hollow], colour, marker)
+
+
+def _draw_hollow(axes: Axes, xs: Sequence[float], ys: Sequence[float], colour: str, marker: str) -> None:
+    """Markers of unreliable numbers, over those that are there."""
+    (drawn,) = axes.plot(xs, ys, marker, color=colour, markerfacecolor="white", clip_on=False, zorder=5)
+    drawn.set_in_layout(False)
+
+
+def _leave_alone(drawn: ErrorbarContainer) -> None:
+    """What may stick out of the axes a little is left out of the layout, which would make room for far more."""
+    for artist in drawn.get_children():
+        artist.set_in_layout(False)
 
 
 def _bars(value: Value) -> tuple[float, float]:
@@ -160,55 +231,74 @@ def scatter_pictures(measured: Measured) -> list[Picture]:
     threats = list(dict.fromkeys(threat for model in measured.models for threat in threats_of(model.first)))
     for threat in threats:
         for measure in (one for one in MEASURES if one.key in MAIN):
-            points = _points(measured, threat, measure)
+            points = [one for model in measured.models for one in _points(measured, model, threat, measure)]
             if len(points) > 1:
                 pictures.append(_scatter(threat, measure, points))
     return pictures
 
 
-def _points(measured: Measured, threat: str, measure: Measure) -> list[tuple[str, Value, Value]]:
-    points = []
-    for model in measured.models:
-        clean = measured.value(model, "clean", measure)
-        if measure.key == "accuracy":
-            robust = measured.worst_case(model, threat)
-        else:
-            values = [measured.value(model, name, measure) for name in threats_of(model.first).get(threat, [])]
-            robust = min((one for one in values if one is not None), key=lambda one: one.number, default=None)
-        if clean is not None and robust is not None:
-            points.append((model.name, clean, robust))
-    return points
+@dataclass(frozen=True)
+class Point:
+    """A model in a scatter plot."""
+
+    model: str
+    clean: Value
+    robust: Value
+    unreliable: bool
 
 
-def _scatter(threat: str, measure: Measure, points: Sequence[tuple[str, Value, Value]]) -> Picture:
+def _points(measured: Measured, model: Model, threat: str, measure: Measure) -> Iterator[Point]:
+    clean = measured.value(model, "clean", measure)
+    if measure.key == "accuracy":
+        robust = measured.worst_case(model, threat)
+    else:
+        values = [measured.value(model, name, measure) for name in threats_of(model.first).get(threat, [])]
+        robust = min((one for one in values if one is not None), key=lambda one: one.number, default=None)
+    if clean is not None and robust is not None:
+        yield Point(model.name, clean, robust, threat in unreliable_threats(model))
+
+
+def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
+    names = legend_names([point.model for point in points])
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(points)), layout="constrained")
         axes = figure.subplots()
-        for place, (name, clean, robust) in enumerate(points):
-            across, up = _bars(clean), _bars(robust)
-            axes.errorbar(
-                clean.number * clean.factor,
-                robust.number * robust.factor,
+        for place, point in enumerate(points):
+            across, up = _bars(point.clean), _bars(point.robust)
+            colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+            x, y = point.clean.percent, point.robust.percent
+            drawn = axes.errorbar(
+                x,
+                y,
                 xerr=[[across[0]], [across[1]]],
                 yerr=[[up[0]], [up[1]]],
-                color=COLOURS[place % len(COLOURS)],
-                marker=MARKERS[place % len(MARKERS)],
+                color=colour,
+                marker=marker,
                 markersize=7,
                 linestyle="",
                 elinewidth=0.9,
                 capsize=2,
-                label=short(name),
+                clip_on=False,
+                label=names[point.model],
             )
+            _leave_alone(drawn)
+            if point.unreliable:
+                _draw_hollow(axes, [x], [y], colour, marker)
         low, high = axes.get_xlim()
-        axes.plot([max(low, 0), high], [max(low, 0), high], color="#777777", linewidth=0.8, linestyle=":")
-        axes.set_xlim(max(low, 0), high)
-        axes.set_ylim(0, max(axes.dataLim.y1, 1) * 1.05)
+        low, high = max(low, 0), min(high, 103)
+        axes.plot([low, high], [low, high], color="#777777", linewidth=0.8, linestyle=":")
+        axes.set_xlim(low, high)
+        axes.set_ylim(0, min(max(axes.dataLim.y1, 1) * 1.05, 103))
         what = "worst case" if measure.key == "accuracy" else "lowest of its attacks"
-        axes.set(xlabel=f"clean {measure.title}", ylabel=f"{measure.title} under {threat}, {what}")
+        axes.set(xlabel=f"clean {measure.title}", ylabel=f"{measure.title} under {threat}\n({what})")
         axes.set_title(f"Clean against robust, {threat}", fontsize=11)
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=3.5)
         source = svg_source(figure)
-    words = "; ".join(f"{name}: clean {clean.shown}, under attack {robust.shown}" for name, clean, robust in points)
+    words = "; ".join(
+        f"{one.model}: clean {one.clean.shown}, under attack {one.robust.shown}" + " (unreliable)" * one.unreliable
+        for one in points
+    )
     caption = f"{measure.title}, clean and under {threat}. Dotted: nothing lost. Bars: 95 % intervals."
+    caption += f" {HOLLOW}" * any(one.unreliable for one in points)
     return Picture(source, f"{measure.title} clean against under {threat}. {words}", caption)

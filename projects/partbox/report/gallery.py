@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
 
 from .examples import FOLDER, INDEX, Example, read_examples
 from .gallery_pictures import Part, difference_source, has_parts, part_numbers, parts_source, picture_source
-from .result_files import Run, role_of
+from .result_files import ImageRecord, Run, role_of
 
 VERDICTS = ("correct", "fooled", "wrong on clean")
 NOT_JUDGED = "not judged"
 MOST_CARDS = 240  # a browser lays out no more at once on a phone, and nobody looks at more
-MARKUP = 2000  # bytes of a card beside its pictures, roughly; the page as a whole is measured again
+MARKUP = 1500  # bytes of a card beside its pictures and names, roughly; the page as a whole is measured again
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,13 @@ class Card:
     @property
     def size(self) -> int:
         """Bytes in the page, roughly."""
-        return MARKUP + sum(len(one.source) + 200 * len(one.parts) for one in self.pictures)
+        named = 4 * "".join((self.model, self.image_id, self.perturbation, self.label))
+        texts = "".join(
+            one.alternative + one.caption + "".join(part.name for part in one.parts) for one in self.pictures
+        )
+        # each part has its line; a sign of HTML in a name takes up to five
+        parts = sum(len(one.source) + 200 * len(one.parts) for one in self.pictures)
+        return MARKUP + parts + len(escape(named + texts).encode("utf-8", "backslashreplace"))
 
 
 @dataclass
@@ -82,10 +90,17 @@ def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
     gallery = Gallery()
     without = [run.name for run in runs if not has_examples(run)]
     having = [run for run in runs if has_examples(run)]
+    strange: list[str] = []
     for place, run in enumerate(having):
         left = room - sum(card.size for card in gallery.cards)
         waiting = len(having) - place
-        _add(gallery, run, left // waiting, -(-(MOST_CARDS - len(gallery.cards)) // waiting))
+        examples = read_examples(_folder(run))
+        verdicts = _verdicts(examples, run)
+        if verdicts is None:
+            strange.append(run.name)
+            continue
+        most = -(-(MOST_CARDS - len(gallery.cards)) // waiting)
+        _add(gallery, run, examples, verdicts, left // waiting, most)
     if len(gallery.cards) < gallery.found:
         gallery.remarks.append(
             f"{len(gallery.cards)} of {gallery.found} examples are in this file: all of them would make it "
@@ -96,6 +111,11 @@ def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
             f"No example images are kept of {', '.join(without)} (ROBUST_EVAL.EXAMPLES 0, or an evaluation by "
             "an earlier version)."
         )
+    if strange:
+        gallery.remarks.append(
+            f"The example images of {', '.join(strange)} are left out: they are of another evaluation than the results "
+            "beside them. The same command again, with ROBUST_EVAL.EXAMPLES above 0, makes them anew."
+        )
     return gallery
 
 
@@ -104,40 +124,79 @@ def has_examples(run: Run) -> bool:
     return run.folder is not None and (run.folder / FOLDER / INDEX).is_file()
 
 
-def _add(gallery: Gallery, run: Run, room: int, most: int) -> None:
+def _folder(run: Run) -> Path:
     assert run.folder is not None
+    return run.folder / FOLDER
+
+
+def _verdicts(examples: Sequence[Example], run: Run) -> dict[tuple[str, str], bool | None] | None:
+    """Whether the model is right, by perturbation and image; None where the examples are not those of this run.
+
+    Of a classifier the records say so, of which the numbers are made: an image that fooled it stays fooled where it
+    answers otherwise when it sees it again, in another batch.
+    """
+    verdicts: dict[tuple[str, str], bool | None] = {}
+    by_text = {name: {str(image): one for image, one in its.items()} for name, its in (run.records or {}).items()}
+    for one in examples:
+        verdict = one.correct
+        if run.records is not None:
+            record = by_text.get(one.perturbation, {}).get(one.image_id)
+            if record is None or not _agree(one, record):
+                return None
+            verdict = not record.fooled if run.is_classifier else one.correct
+        verdicts[one.perturbation, one.image_id] = verdict
+    return verdicts
+
+
+def _agree(example: Example, record: ImageRecord) -> bool:
+    if record.label is not None:
+        return record.fooled or example.correct is not False
+    return example.correct == (record.found == record.objects if record.objects else None)
+
+
+def _add(
+    gallery: Gallery,
+    run: Run,
+    examples: Sequence[Example],
+    verdicts: Mapping[tuple[str, str], bool | None],
+    room: int,
+    most: int,
+) -> None:
     by_image: dict[str, dict[str, Example]] = {}
-    for example in read_examples(run.folder / FOLDER):
+    for example in examples:
         by_image.setdefault(example.image_id, {})[example.perturbation] = example
     names = [name for name in run.entries if name != "clean"] or ["clean"]
     attacks = [name for name in names if role_of(run.entries[name]["settings"]) == "attack"]
     rest = [name for name in names if name not in attacks]
     wanted = [
-        (examples["clean"], examples[name])
+        (its["clean"], its[name])
         for group in (attacks, rest)
-        for examples in by_image.values()
+        for its in by_image.values()
         for name in group
-        if "clean" in examples and name in examples
+        if "clean" in its and name in its
     ]
     gallery.found += len(wanted)
     for clean, other in wanted[:most]:
-        card = make_card(run.name, clean, other)
+        right = [verdicts[one.perturbation, one.image_id] for one in (clean, other)]
+        card = make_card(run.name, clean, other, verdict_of(*right))
         room -= card.size
         if room < 0:
             return
         gallery.cards.append(card)
 
 
-def verdict_of(clean: Example, other: Example) -> str:
-    """``wrong on clean``, ``correct`` or ``fooled`` (right on the clean image alone); ``not judged`` of a segmenter."""
-    if clean.correct is None or other.correct is None:
+def verdict_of(clean: bool | None, other: bool | None) -> str:
+    """Of an image that is right, or not, when clean and when perturbed: ``wrong on clean``, ``correct``, ``fooled``
+    (right on the clean image alone), or ``not judged`` (None, of a segmenter).
+    """
+    if clean is None or other is None:
         return NOT_JUDGED
-    if not clean.correct:
+    if not clean:
         return "wrong on clean"
-    return "correct" if other.correct else "fooled"
+    return "correct" if other else "fooled"
 
 
-def make_card(model: str, clean: Example, other: Example) -> Card:
+def make_card(model: str, clean: Example, other: Example, verdict: str) -> Card:
     """The card of an image under a perturbation; of the clean image alone where both are the same."""
     alone = other.perturbation == "clean"
     what = f"image {clean.image_id}" + (f" of class {clean.label}" if clean.label else "")
@@ -171,7 +230,7 @@ def make_card(model: str, clean: Example, other: Example) -> Card:
         clean.image_id,
         other.perturbation,
         clean.label or "",
-        verdict_of(clean, other),
+        verdict,
         other.confidence,
         clean.confidence,
         pictures,

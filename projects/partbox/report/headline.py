@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .measures import ACCURACY, MEASURES, Measure, Measured, Value, entry_value, threats_of
+from .measures import ACCURACY, FALSE_OBJECTS, MEASURES, Measure, Measured, Value, threats_of, unreliable_threats
 from .models import Model
-from .result_files import role_of
+from .result_files import entry_value, role_of
 
 ORDER = ("clean", "worst case", "attack", "noise", "corruptions")
 
@@ -44,12 +44,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of one model."""
+    """One measure of one model.
+
+    Attributes:
+        model, measure, dataset, images, seeds: of the model, the images of its evaluation.
+        measured: images that the measure rests on.
+        notes: against the model as a whole.
+        cells: one a column.
+    """
 
     model: str
     measure: str
     dataset: str
     images: int
+    measured: int
     seeds: Sequence[int]
     notes: tuple[int, ...]
     cells: Sequence[Cell]
@@ -70,6 +78,11 @@ class Headline:
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
+    @property
+    def has_counts(self) -> bool:
+        """Whether not every row is in percent."""
+        return any(row.measure == FALSE_OBJECTS.title for row in self.rows)
+
     def note(self, text: str) -> int:
         """Its number; the same text keeps its number."""
         if text not in self.notes:
@@ -86,13 +99,22 @@ def headline(measured: Measured) -> Headline:
             table.note(f"{run.name}: {warning}")
             for run in model.runs
             for warning in run.results["warnings"]
-            if not warning.startswith("unreliable, ")
+            if not (marks and warning.removeprefix("unreliable, ") in run.results.get("unreliable", []))
         )
         for measure in MEASURES:
             cells = [_cell(measured, model, column, measure, marks) for column in table.columns]
             if any(cell.value is not None for cell in cells):
-                data = model.first.document["dataset"]
-                row = Row(model.name, measure.title, data["name"], data["images"], model.seeds, general, cells)
+                data, measured_on = model.first.document["dataset"], measured.images_of(model, measure)
+                row = Row(
+                    model=model.name,
+                    measure=measure.title,
+                    dataset=data["name"],
+                    images=data["images"],
+                    measured=measured_on,
+                    seeds=model.seeds,
+                    notes=general,
+                    cells=cells,
+                )
                 table.rows.append(row)
     table.remarks = list(_remarks(measured, table))
     return table
@@ -139,15 +161,10 @@ def _cell(
 def _unreliable(table: Headline, model: Model) -> dict[str, tuple[int, ...]]:
     """Numbers of the notes against each column of a model, from the self-checks that failed."""
     marks: dict[str, tuple[int, ...]] = {}
-    for run in model.runs:
-        threats = threats_of(run)
-        for reason in run.results.get("unreliable", []):
-            number = table.note(f"{run.name}: unreliable, {reason}")
-            # a reason begins with its threat model; one that does not speaks against every attack
-            named = [threat for threat in threats if reason.startswith(f"{threat}: ")] or list(threats)
-            for threat in named:
-                for column in (worst_case_name(threat, threats[threat]), *threats[threat]):
-                    marks[column] = tuple(dict.fromkeys((*marks.get(column, ()), number)))
+    threats = threats_of(model.first)
+    for threat, reasons in unreliable_threats(model).items():
+        for column in (worst_case_name(threat, threats[threat]), *threats[threat]):
+            marks[column] = tuple(table.note(reason) for reason in reasons)
     return marks
 
 

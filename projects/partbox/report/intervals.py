@@ -15,6 +15,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 MOST_COUNTS = 5_000_000  # drawn at once; bounds the memory
+FEWEST = 2  # images with labels of a class, for an interval of its number
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Resampling:
             raise ValueError(f"the seed of the resamples must not be negative, it is {self.seed}")
 
 
-def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, resampling: Resampling) -> Interval | None:
+def ratio_interval(
+    numerators: np.ndarray, denominators: np.ndarray, resampling: Resampling, *, counts: bool = False
+) -> Interval | None:
     """Interval of a ratio of sums over images, averaged over runs: accuracy (denominators 1), objects found of objects.
 
     Where every image of every run is right (or wrong), all resamples are the same and say nothing. For plain shares the
@@ -60,14 +63,16 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, resampling:
         numerators: (K, n) of K runs and the same n images in each.
         denominators: (K, n).
         resampling: how.
+        counts: the numerators are numbers of something in each image, and no shares: they have no exact interval.
 
     Returns:
-        None where nothing can be said: no image, a denominator of 0, or a ratio other than a share in which all agree.
+        None where nothing can be said: no image, a denominator of 0, or resamples that are all the same without being
+        a share of 0 or 1.
     """
     runs, images = numerators.shape
     if not images or not np.all(denominators.sum(axis=1) > 0):
         return None
-    shares = bool(np.all(denominators == 1))
+    shares = not counts and bool(np.all(denominators == 1))
     for agreed, ends in ((0.0, _none_right(images)), (1.0, _all_right(images))):
         if np.all(numerators == agreed * denominators):
             return Interval(*ends, "exact") if shares else None
@@ -77,34 +82,51 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, resampling:
     sums = _resampled_sums(distinct, times, resampling)
     with np.errstate(invalid="ignore", divide="ignore"):
         values = sums[:, :runs] / sums[:, runs:]
-    return _interval(values, resampling)
+    return interval_of(values, resampling)
 
 
-def iou_intervals(
+def iou_resamples(
     overlaps: np.ndarray, unions: np.ndarray, labelled: np.ndarray, resampling: Resampling, *, without_first: bool
-) -> tuple[Interval | None, list[Interval | None]]:
-    """Intervals of the mean IoU over the classes that occur in the labels, and of the IoU of each class.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mean IoU over the classes that occur in the labels, and the IoU of each class, of every resample.
 
     Args:
         overlaps, unions, labelled: (K, n, C) pixels of K runs, n images, C classes.
-        resampling: how.
+        resampling: how; the same n images under two perturbations are drawn alike.
         without_first: leave the first class, the background, out of the mean.
 
     Returns:
-        of the mean, and one for each class; None for classes without labels.
+        (B, K) and (B, K, C); NaN where a resample has no label.
     """
     runs, images, classes = overlaps.shape
-    if not images:
-        return None, [None] * classes
     rows = np.concatenate([np.moveaxis(one, 1, 0).reshape(images, -1) for one in (overlaps, unions, labelled)], axis=1)
     sums = _resampled_sums(rows, np.ones(images, dtype=np.int64), resampling).reshape(-1, 3, runs, classes)
-    seen = sums[:, 2] > 0
-    iou = np.where(seen, sums[:, 0] / np.maximum(sums[:, 1], 1), np.nan)
-    chosen = iou[..., 1:] if without_first else iou
-    counted = np.maximum((~np.isnan(chosen)).sum(axis=-1), 1)
-    mean = np.where(np.isnan(chosen).all(axis=-1), np.nan, np.nansum(chosen, axis=-1) / counted)
-    each = [_interval(iou[..., i], resampling) for i in range(classes)]
-    return _interval(mean, resampling), each
+    iou = np.where(sums[:, 2] > 0, sums[:, 0] / np.maximum(sums[:, 1], 1), np.nan)
+    return mean_of_known(iou[..., 1:] if without_first else iou), iou
+
+
+def mean_of_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    mean: np.ndarray = np.where(known, values, 0).sum(axis=-1) / np.maximum(known.sum(axis=-1), 1)
+    return np.where(known.any(axis=-1), mean, np.nan)
+
+
+def intervals_of_classes(each: np.ndarray, images: np.ndarray, resampling: Resampling) -> list[Interval | None]:
+    """An interval for each class.
+
+    Args:
+        each: (B, K, C).
+        images: (C,) how many have labels of it. Of a single one nothing can be said: a resample has it or has not.
+    """
+    return [interval_of(each[..., i], resampling) if images[i] >= FEWEST else None for i in range(each.shape[-1])]
+
+
+def draws(images: int, resampling: Resampling) -> np.ndarray:
+    """(B, n) how often each image is in each resample."""
+    generator = np.random.default_rng(resampling.seed)
+    drawn: np.ndarray = generator.multinomial(images, np.full(images, 1 / images), size=resampling.resamples)
+    return drawn
 
 
 def _resampled_sums(rows: np.ndarray, times: np.ndarray, resampling: Resampling) -> np.ndarray:
@@ -120,8 +142,16 @@ def _resampled_sums(rows: np.ndarray, times: np.ndarray, resampling: Resampling)
     return np.concatenate(pieces)
 
 
-def _interval(values: np.ndarray, resampling: Resampling) -> Interval | None:
-    """Interval of the mean over runs; values (B, K) of B resamples and K runs, NaN where a resample has no value."""
+def interval_of(values: np.ndarray, resampling: Resampling) -> Interval | None:
+    """Interval of the mean over runs.
+
+    Args:
+        values: (B, K) of B resamples and K runs, NaN where a resample has no value.
+        resampling: how.
+
+    Returns:
+        None where no resample has a value, or all have the same: no width is no certainty.
+    """
     runs = values.shape[1]
     if runs > 1:
         # another stream than that of the images: seeds are drawn independently of them
@@ -129,7 +159,7 @@ def _interval(values: np.ndarray, resampling: Resampling) -> Interval | None:
         weights = generator.multinomial(runs - 1, [1 / runs] * runs, size=len(values)) / (runs - 1)
         values = np.where(weights > 0, values * weights, 0.0).sum(axis=1, keepdims=True)
     numbers = values[~np.isnan(values).any(axis=1), 0]
-    if not len(numbers):
+    if not len(numbers) or np.ptp(numbers) <= 1e-12 * np.abs(numbers).max():
         return None
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(numbers, [tail, 1 - tail])

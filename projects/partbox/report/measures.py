@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from .intervals import Interval, Resampling, iou_intervals, ratio_interval
+from partbox.progress import track
+
+from .intervals import Interval, Resampling, ratio_interval
 from .models import Model
-from .part_overlaps import EVALUATORS, Overlaps, read_overlaps
-from .result_files import Run, right_images, role_of, threat_of
+from .resampled_groups import AP_GROUPS, NO_RECORDS, NO_WIDTH, ResampledGroups
+from .result_files import ImageId, Run, entry_value, right_images, role_of, threat_of
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,34 @@ class Measure:
     Attributes:
         key: its place in the perturbation's entry, such as ``bbox.AP``.
         title: with its unit as shown.
-        factor: from the number of the file to the one shown, which is in percent.
+        factor: from the number of the file to the one shown.
+        counts, of: fields of a record whose sums over the images it is the ratio of; without ``of`` it is a number an
+            image.
     """
 
     key: str
     title: str
     factor: float
+    counts: str = ""
+    of: str = ""
 
 
 ACCURACY = Measure("accuracy", "accuracy %", 100.0)
+FALSE_OBJECTS = Measure("false_objects_per_image", "false objects an image", 1.0, "false_objects")
 MEASURES = (
     ACCURACY,
     Measure("bbox.AP", "box AP", 1.0),
     Measure("bbox.AP50", "box AP50", 1.0),
     Measure("segm.AP", "mask AP", 1.0),
     Measure("sem_seg.mIoU", "mIoU %", 100.0),
-    Measure("object_recall", "objects found %", 100.0),
+    Measure("object_recall", "objects found %", 100.0, "found", "objects"),
+    FALSE_OBJECTS,
     Measure("part_segmentation.mIoU", "part mIoU %", 100.0),
     Measure("part_box.AP", "part box AP", 1.0),
 )
 # of which one a model is drawn as a curve
 MAIN = ("accuracy", "bbox.AP", "sem_seg.mIoU")
-NO_LABELS = "no interval: the records hold the boxes found, not the labels that AP compares them with"
-NO_RECORDS = "no interval: no records.jsonl beside the results"
+AP_OF = "AP-"  # what the AP of a single category begins with
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Value:
 
     Attributes:
         number: as in ``results.json``.
-        factor: to the number shown, in percent.
+        factor: to the number shown.
         interval: in the unit of ``number``.
         no_interval: why there is none.
         by_run: the number of each run.
@@ -82,14 +88,6 @@ class Value:
         return f"{self.interval.low * self.factor:.1f}", f"{self.interval.high * self.factor:.1f}"
 
 
-def entry_value(entry: Mapping[str, Any], key: str) -> Any:
-    """What stands under a dotted key; None without it."""
-    value: Any = entry
-    for name in key.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
 def threats_of(run: Run) -> dict[str, list[str]]:
     """The attacks of each threat model, in the order of the evaluation."""
     found: dict[str, list[str]] = {}
@@ -99,19 +97,50 @@ def threats_of(run: Run) -> dict[str, list[str]]:
     return found
 
 
+def unreliable_threats(model: Model) -> dict[str, list[str]]:
+    """What self-checks that failed say, by the threat model whose numbers it speaks against."""
+    found: dict[str, list[str]] = {}
+    for run in model.runs:
+        threats = threats_of(run)
+        for reason in run.results.get("unreliable", []):
+            # a reason begins with its threat model; one that does not speaks against every attack
+            named = [threat for threat in threats if reason.startswith(f"{threat}: ")] or list(threats)
+            for threat in named:
+                found.setdefault(threat, []).append(f"{run.name}: unreliable, {reason}")
+    return found
+
+
+def is_unreliable(model: Model, perturbation: str) -> bool:
+    """Whether a self-check speaks against the numbers of a model under an attack."""
+    settings = model.first.entries[perturbation]["settings"]
+    return role_of(settings) == "attack" and str(threat_of(perturbation, settings)) in unreliable_threats(model)
+
+
 @dataclass
 class Measured:
     """Numbers of models, each interval computed once.
 
     Attributes:
-        models: all.
+        models: all, of different names.
         resampling: how intervals are computed.
     """
 
     models: Sequence[Model]
     resampling: Resampling
     _values: dict[tuple[str, ...], Value | None] = field(default_factory=dict)
-    _overlaps: dict[str, dict[tuple[str, str], Overlaps]] = field(default_factory=dict)
+    _verdicts: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    _images: dict[str, list[ImageId]] = field(default_factory=dict)
+    groups: ResampledGroups = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = ResampledGroups(self.resampling)
+
+    def prepare(self) -> None:
+        """Compute every number under every perturbation: with many images minutes, so it says how far it is."""
+        pairs = [(model, name) for model in self.models for name in model.runs[0].entries]
+        for model, name in track(pairs, len(pairs), "computing intervals", "perturbation"):
+            for measure in MEASURES:
+                self.value(model, name, measure)
 
     def value(self, model: Model, perturbation: str, measure: Measure) -> Value | None:
         """A measure under a perturbation; None where a run of the model does not have it."""
@@ -123,10 +152,10 @@ class Measured:
         def compute() -> Value | None:
             numbers = [run.results.get("robust_accuracy", {}).get(threat) for run in model.runs]
 
-            def right(run: Run) -> list[dict[Any, bool]]:
-                return [right_images(run, name) for name in threats_of(run)[threat]]
+            def right(run: Run) -> np.ndarray:
+                return np.logical_and.reduce([self._right(run, name) for name in threats_of(run)[threat]])
 
-            return self._shares(model, numbers, lambda run: {i: all(o[i] for o in right(run)) for i in _images(run)})
+            return self._shares(model, numbers, right)
 
         return self._once((model.name, "worst case", threat), compute)
 
@@ -136,10 +165,20 @@ class Measured:
         def compute() -> Value | None:
             if measure == ACCURACY:
                 numbers = [entry_value(run.results, "corruptions.mean_accuracy") for run in model.runs]
-                return self._shares(model, numbers, _share_of_corruptions)
+                return self._shares(
+                    model, numbers, lambda run: np.mean([self._right(run, n) for n in cells_of(run)], 0)
+                )
             name = measure.key.replace(".", " ")
             tables = [run.results.get("performance_under_corruptions", {}).get(name, {}) for run in model.runs]
-            return _mean([table.get("mPC") for table in tables], 100.0, None, _why_no_interval(model, measure.key))
+            numbers = [table.get("mPC") for table in tables]
+            if any(number is None for number in numbers):
+                return None
+            cells = cells_of(model.first)
+            of_cells = [entry_value(model.first.entries[cell], measure.key) for cell in cells]
+            if None in of_cells or abs(statistics.fmean(of_cells) * measure.factor / 100 - numbers[0]) > 1e-9:
+                return _mean(numbers, 100.0, None, "no interval: more corruptions were evaluated than are averaged")
+            interval, reason = self.groups.mean_interval(model, cells, *measure.key.split("."))
+            return _mean(numbers, 100.0, interval, reason)
 
         return self._once((model.name, "corruptions", measure.key), compute)
 
@@ -148,34 +187,45 @@ class Measured:
 
         def compute() -> Value | None:
             numbers = [run.entries[perturbation].get("accuracy_by_class", {}).get(str(label)) for run in model.runs]
-
-            def right(run: Run) -> dict[Any, bool]:
-                assert run.records is not None
-                its = {image for image, one in run.records["clean"].items() if one.label == label}
-                return {image: value for image, value in right_images(run, perturbation).items() if image in its}
-
-            return self._shares(model, numbers, right)
+            return self._shares(model, numbers, lambda run: self._right(run, perturbation)[self._labels(run) == label])
 
         return self._once((model.name, perturbation, "class", str(label)), compute)
 
-    def iou_of_parts(self, model: Model, perturbation: str, group: str) -> dict[str, Value]:
-        """IoU of each part or class of a segmentation (``part_segmentation`` or ``sem_seg``), with intervals."""
-        tables = [entry_value(run.entries[perturbation], f"{group}.IoU") for run in model.runs]
-        if any(table is None for table in tables):
-            return {}
-        found = self._overlaps_of(model, perturbation, group)
+    def images_of_class(self, model: Model, label: int) -> int | None:
+        """How many images of a class there are; None without records."""
+        return None if model.first.records is None else int((self._labels(model.first) == label).sum())
+
+    def images_of(self, model: Model, measure: Measure) -> int:
+        """How many images a measure rests on: those without labels of parts have no part in some."""
+        group = measure.key.split(".")[0]
+        stated = entry_value(model.first.entries["clean"], f"{group}.images")
+        if isinstance(stated, int):
+            return stated
+        found = self.groups.of(model, "clean", group) if "." in measure.key else None
+        return found.images if found is not None else int(model.first.document["dataset"]["images"])
+
+    def of_parts(self, model: Model, perturbation: str, group: str) -> dict[str, Value]:
+        """IoU (``part_segmentation``, ``sem_seg``) or AP (``bbox``, ``segm``, ``part_box``) of each part or class."""
+        entries = [run.entries[perturbation].get(group) or {} for run in model.runs]
+        if group in AP_GROUPS:
+            tables = [
+                {key.removeprefix(AP_OF): one for key, one in its.items() if key.startswith(AP_OF)} for its in entries
+            ]
+            factor = 1.0
+        else:
+            tables, factor = [its.get("IoU") or {} for its in entries], 100.0
         names = list(tables[0])
-        intervals: dict[str, Interval | None] = dict.fromkeys(names)
+        found = None if any(run.records is None for run in model.runs) else self.groups.of(model, perturbation, group)
+        intervals: dict[str, Interval | None] = {}
         if found is not None:
-            # only classes that occur in the labels are in the results, in the order of the channels
-            seen = np.flatnonzero(found.labelled.sum(axis=(0, 1)) > 0)
-            if len(seen) == len(names):
-                _, each = iou_intervals(*found, self.resampling, without_first=group == "part_segmentation")
-                intervals = {name: each[channel] for name, channel in zip(names, seen, strict=True)}
-        reason = "" if found is not None else _why_no_interval(model, f"{group}.IoU")
+            # of AP every class is in the results, of IoU those that occur in the labels, in the order of the channels
+            places = list(range(len(names))) if group in AP_GROUPS else np.flatnonzero(found.labelled).tolist()
+            if group in AP_GROUPS or len(places) == len(names):
+                pairs = zip(names, places, strict=True)
+                intervals = {name: found.classes[place] for name, place in pairs if place < len(found.classes)}
         values = {}
         for name in names:
-            value = _mean([table.get(name) for table in tables], 100.0, intervals[name], reason)
+            value = _mean([table.get(name) for table in tables], factor, intervals.get(name), "")
             if value is not None:
                 values[name] = value
         return values
@@ -192,100 +242,70 @@ class Measured:
         if any(number is None for number in numbers):
             return None
         if measure == ACCURACY:
-            return self._shares(model, numbers, lambda run: right_images(run, perturbation))
-        interval, reason = None, _why_no_interval(model, measure.key)
-        if measure.key == "object_recall" and not reason:
-            interval = self._recall(model, perturbation)
-            reason = "" if interval else "no interval: every image agrees, and of objects no exact one is known"
-        elif measure.key.endswith(".mIoU") and not reason:
-            group = measure.key.removesuffix(".mIoU")
-            overlaps = self._overlaps_of(model, perturbation, group)
-            if overlaps is None:
-                reason = "no interval: records/ does not hold this evaluation's pixels"
-            else:
-                parts = group == "part_segmentation"
-                interval, _ = iou_intervals(*overlaps, self.resampling, without_first=parts)
+            return self._shares(model, numbers, lambda run: self._right(run, perturbation))
+        if "." in measure.key:
+            interval, reason = self.groups.interval(model, perturbation, *measure.key.split("."))
+        else:
+            interval, reason = self._of_counts(model, perturbation, measure)
         return _mean(numbers, measure.factor, interval, reason)
 
     def _shares(
-        self, model: Model, numbers: Sequence[float | None], right: Callable[[Run], Mapping[Any, float]]
+        self, model: Model, numbers: Sequence[float | None], right: Callable[[Run], np.ndarray]
     ) -> Value | None:
-        """A share of the images with its interval; ``right`` gives each image's part of it."""
+        """A share of the images with its interval; ``right`` gives each image's part of it, (n,)."""
         if any(number is None for number in numbers):
             return None
-        reason = _why_no_interval(model, "accuracy")
-        if reason:
-            return _mean(numbers, 100.0, None, reason)
-        shares = _table(model, right)
+        if any(run.records is None for run in model.runs):
+            return _mean(numbers, 100.0, None, NO_RECORDS)
+        shares = np.array([right(run) for run in model.runs], dtype=np.float64)
         interval = ratio_interval(shares, np.ones_like(shares), self.resampling)
-        return _mean(numbers, 100.0, interval, "" if interval else "no interval: no images")
+        return _mean(numbers, 100.0, interval, NO_WIDTH)
 
-    def _recall(self, model: Model, perturbation: str) -> Interval | None:
-        def counts(which: str) -> np.ndarray:
-            return _table(
-                model,
-                lambda run: {i: getattr(one, which) or 0 for i, one in (run.records or {})[perturbation].items()},
-            )
+    def _of_counts(self, model: Model, perturbation: str, measure: Measure) -> tuple[Interval | None, str]:
+        """Of objects found, or false objects, in each image; and why there is no interval."""
+        if any(run.records is None for run in model.runs):
+            return None, NO_RECORDS
+        found = np.array([self._counts(run, perturbation, measure.counts) for run in model.runs])
+        objects = np.array([self._counts(run, perturbation, measure.of) for run in model.runs])
+        return ratio_interval(found, objects, self.resampling, counts=not measure.of), NO_WIDTH
 
-        return ratio_interval(counts("found"), counts("objects"), self.resampling)
+    def _counts(self, run: Run, perturbation: str, name: str) -> np.ndarray:
+        """(n,) a count of each image's record; ones where none is named."""
+        records = (run.records or {})[perturbation]
+        return np.array([(getattr(records[image], name) or 0) if name else 1 for image in self._order(run)], np.float64)
 
-    def _overlaps_of(self, model: Model, perturbation: str, group: str) -> Overlaps | None:
-        """Pixels of all runs of a model, the same images in each; None where they are not there."""
-        found = []
-        for run in model.runs:
-            if run.name not in self._overlaps:
-                self._overlaps[run.name] = read_overlaps(run)
-            overlaps = self._overlaps[run.name].get((perturbation, EVALUATORS[group]))
-            if overlaps is None or not _gives(overlaps, run, perturbation, group):
-                return None
-            found.append(overlaps)
-        if len({one.overlaps.shape[1] for one in found}) > 1:
-            return None
-        classes = max(one.overlaps.shape[2] for one in found)
-        wide = [[np.pad(array, ((0, 0), (0, 0), (0, classes - array.shape[2]))) for array in one] for one in found]
-        return Overlaps(*(np.concatenate(arrays) for arrays in zip(*wide, strict=True)))
+    def _order(self, run: Run) -> list[ImageId]:
+        """The images of a run, in one order for all runs and processes."""
+        if run.name not in self._images:
+            self._images[run.name] = sorted((run.records or {})["clean"], key=lambda one: (isinstance(one, str), one))
+        return self._images[run.name]
 
+    def _right(self, run: Run, perturbation: str) -> np.ndarray:
+        """(n,) whether each image is right."""
+        key = (run.name, perturbation)
+        if key not in self._verdicts:
+            right = right_images(run, perturbation)
+            self._verdicts[key] = np.array([right[image] for image in self._order(run)], dtype=bool)
+        return self._verdicts[key]
 
-def _gives(overlaps: Overlaps, run: Run, perturbation: str, group: str) -> bool:
-    """Whether pixels give the mIoU of the results; else they are of another evaluation, or another part level."""
-    overlap, union, labelled = (one.sum(axis=(0, 1)) for one in overlaps)
-    seen = labelled > 0
-    if group == "part_segmentation":
-        seen[0] = False
-    stated = entry_value(run.entries[perturbation], f"{group}.mIoU")
-    if stated is None or not seen.any():
-        return False
-    return bool(np.isclose((overlap / np.maximum(union, 1))[seen].mean(), stated, rtol=0, atol=1e-9))
-
-
-def _images(run: Run) -> Sequence[Any]:
-    return list((run.records or {})["clean"])
+    def _labels(self, run: Run) -> np.ndarray:
+        """(n,) true classes; -1 where there is none."""
+        key = (run.name, "")  # no perturbation has an empty name
+        if key not in self._verdicts:
+            clean = (run.records or {})["clean"]
+            labels = [clean[image].label for image in self._order(run)]
+            self._verdicts[key] = np.array([-1 if label is None else label for label in labels])
+        return self._verdicts[key]
 
 
-def _table(model: Model, values: Callable[[Run], Mapping[Any, float]]) -> np.ndarray:
-    """(K, n): a value of each run and image, images in one order."""
-    columns = [values(run) for run in model.runs]
-    return np.array([[column[image] for image in columns[0]] for column in columns], dtype=np.float64)
-
-
-def _share_of_corruptions(run: Run) -> dict[Any, float]:
-    """Of each image, under how much of the 15 benchmark kinds at 5 severities it is right."""
-    kinds = run.results["corruptions"]["kinds_averaged"]
-    names = [
+def cells_of(run: Run) -> list[str]:
+    """The perturbations that mPC is the mean of: corruptions, of a classifier those of the benchmark."""
+    averaged = entry_value(run.results, "corruptions.kinds_averaged")
+    return [
         name
         for name, entry in run.entries.items()
-        if role_of(entry["settings"]) == "corruption" and entry["settings"]["kind"] in kinds
+        if role_of(entry["settings"]) == "corruption" and (averaged is None or entry["settings"]["kind"] in averaged)
     ]
-    right = [right_images(run, name) for name in names]
-    return {image: sum(one[image] for one in right) / len(names) for image in _images(run)}
-
-
-def _why_no_interval(model: Model, key: str) -> str:
-    if any(run.records is None for run in model.runs):
-        return NO_RECORDS
-    if key == "object_recall" or key == "accuracy" or key.endswith("IoU"):
-        return ""
-    return NO_LABELS
 
 
 def _mean(numbers: Sequence[float | None], factor: float, interval: Interval | None, no_interval: str) -> Value | None:

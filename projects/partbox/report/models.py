@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -74,11 +74,14 @@ def _identity(run: Run) -> str:
     """Text that is the same for runs that differ only in the seed of their training."""
     document = run.document
     config = configuration(run)
-    start = config.get("MODEL.WEIGHTS", "")
-    kept = {key: value for key, value in config.items() if key not in (*NO_MODEL, "MODEL.WEIGHTS")}
+    kept = {
+        key: value
+        for key, value in config.items()
+        if key not in (*NO_MODEL, "MODEL.WEIGHTS") and not key.startswith("TRACKING.")
+    }
     facts = {
         "config": kept,
-        "starts from": _file_name(start),
+        "starts from": _start(run, str(config.get("MODEL.WEIGHTS", ""))),
         "weights": _file_name(document.get("weights", "")),
         "dataset": document["dataset"],
         "classes": document.get("class_names"),
@@ -96,8 +99,10 @@ def configuration(run: Run) -> dict[str, Any]:
         ReportError: the results file holds none that can be read.
     """
     try:
-        values = yaml.load(run.document["config"], Loader=LOADER)  # both are safe loaders
-    except (yaml.YAMLError, AttributeError) as error:
+        # half a character, of a folder whose name is not UTF-8, is written and cannot be read
+        text = re.sub(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}", "?", run.document["config"])
+        values = yaml.load(text, Loader=LOADER)  # both are safe loaders
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
         raise ReportError(f"{run.path}: its configuration cannot be read ({error}): evaluate the run again") from error
     return dict(_flat(values)) if isinstance(values, dict) else {}
 
@@ -108,6 +113,16 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _start(run: Run, weights: str) -> str:
+    """Folder and file of the weights that a training starts from, whatever its seed; the same file name in the folder
+    of another model is another start.
+    """
+    if weights == str(run.document.get("weights", "")) or "://" in weights:  # an evaluation: of the training itself
+        return _file_name(weights)
+    seed = run.document["seeds"]["training"]
+    return re.sub(rf"(?<!\d){seed}(?!\d)", "*", "/".join(PurePath(weights).parts[-2:]))
 
 
 def _file_name(weights: Any) -> str:
@@ -128,7 +143,17 @@ def _name(runs: Sequence[Run]) -> str:
 def _unique(models: Sequence[Model]) -> list[Model]:
     """Names that two groups share get the name of their first run behind them."""
     names = [model.name for model in models]
-    return [
-        Model(f"{model.name} from {model.first.name}", model.runs) if names.count(model.name) > 1 else model
-        for model in models
-    ]
+    found: dict[str, Model] = {}
+    for model in models:
+        name = f"{model.name} from {model.first.name}" if names.count(model.name) > 1 else model.name
+        name = distinct(name, found)
+        found[name] = Model(name, model.runs)
+    return list(found.values())
+
+
+def distinct(name: str, taken: Collection[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    number, free = 2, name
+    while free in taken:
+        number, free = number + 1, f"{name} [{number}]"
+    return free

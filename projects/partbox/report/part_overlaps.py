@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def read_overlaps(run: Run) -> dict[tuple[str, str], Overlaps]:
     Raises:
         ReportError: a file of the folder is damaged.
     """
-    found: dict[tuple[str, str], dict[Any, list[list[int]]]] = {}
+    found: dict[tuple[str, str], dict[Any, np.ndarray]] = {}
     files = sorted((run.folder / BATCHES).glob("process-*.jsonl")) if run.folder is not None else []
     for path in files:
         with open(path, "rb") as file:
@@ -49,21 +50,22 @@ def read_overlaps(run: Run) -> dict[tuple[str, str], Overlaps]:
                     for name in EVALUATORS.values():
                         entries = one["measurements"].get(name)
                         if entries is not None:
-                            found.setdefault((one["perturbation"], name), {}).setdefault(one["image_id"], entries)
-                except (ValueError, KeyError, TypeError) as error:
+                            lines = np.array(entries, dtype=np.int64).reshape(-1, 3)
+                            found.setdefault((one["perturbation"], name), {}).setdefault(one["image_id"], lines)
+                except (ValueError, KeyError, TypeError, OverflowError) as error:
                     raise ReportError(
                         f"{path}, line {number} is damaged ({error}): delete the file to redo its part"
                     ) from error
     return {key: _overlaps(images) for key, images in found.items()}
 
 
-def _overlaps(images: dict[Any, list[list[int]]]) -> Overlaps:
-    classes = 1 + max(max(true, seen) for entries in images.values() for true, seen, _ in entries)
+def _overlaps(images: Mapping[Any, np.ndarray]) -> Overlaps:
+    classes = 1 + max((int(lines[:, :2].max(initial=0)) for lines in images.values()), default=0)
     overlap, labelled, predicted = np.zeros((3, len(images), classes))
     for row, image in enumerate(sorted(images, key=str)):  # one order for all runs and processes
-        for true, seen, pixels in images[image]:
-            labelled[row, true] += pixels
-            predicted[row, seen] += pixels
-            if true == seen:
-                overlap[row, true] += pixels
+        true, seen, pixels = images[image].T
+        np.add.at(labelled[row], true, pixels)
+        np.add.at(predicted[row], seen, pixels)
+        same = true == seen
+        np.add.at(overlap[row], true[same], pixels[same])
     return Overlaps(overlap[None], (labelled + predicted - overlap)[None], labelled[None])

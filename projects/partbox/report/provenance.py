@@ -11,6 +11,7 @@ from typing import Any
 from .result_files import Run, role_of
 
 LONGEST = 200  # characters of a value
+MOST_STARTS, MOST_TEXT = 50, 20_000  # lines of command.txt, characters of environment.txt
 COMMANDS, ENVIRONMENT = "command.txt", "environment.txt"
 
 
@@ -46,14 +47,14 @@ def provenance_of(run: Run) -> Provenance:
     return Provenance(
         run.name,
         list(_facts(document)),
-        _text(run, COMMANDS).splitlines(),
+        _last(_text(run, COMMANDS).splitlines()),
         None
         if changes is None
         else [(key, _short(one["value"]), _short(one["default"])) for key, one in changes.items()],
         list(_threats(run)),
         list(_checks(run)),
         list(document.get("versions", {}).items()),
-        _text(run, ENVIRONMENT),
+        _begin(_text(run, ENVIRONMENT)),
     )
 
 
@@ -107,6 +108,17 @@ def _short(value: Any) -> str:
         return text
     count = f" ({len(value)} values)" if isinstance(value, list) else ""
     return f"{text[:LONGEST]}…{count}"
+
+
+def _last(lines: Sequence[str]) -> list[str]:
+    """The last starts, and how many are left out."""
+    more = len(lines) - MOST_STARTS
+    return [f"… {more} earlier starts are in {COMMANDS}", *lines[-MOST_STARTS:]] if more > 0 else list(lines)
+
+
+def _begin(text: str) -> str:
+    more = len(text) - MOST_TEXT
+    return f"{text[:MOST_TEXT]}\n… {more} more characters are in {ENVIRONMENT}" if more > 0 else text
 
 
 def _text(run: Run, name: str) -> str:

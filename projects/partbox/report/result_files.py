@@ -8,10 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from partbox.suggestions import nearest_files, sentence
+
 ImageId = int | str
 SCHEMA_VERSIONS = (2,)  # of results.json
 RESULTS, RECORDS, BATCHES = "results.json", "records.jsonl", "records"
 BUDGETS, SWEEP = "label_budget.json", "sweep_results.json"
+OF_BUDGET = {
+    *("run", "seed", "mask_share", "box_share", "images_with_masks", "images_with_boxes", "labelled_parts", "hours"),
+    *("clean_accuracy", "robust_accuracy", "unreliable"),
+}  # of each run in BUDGETS
 
 
 class ReportError(ValueError):
@@ -25,6 +31,7 @@ class ImageRecord(NamedTuple):
     fooled: bool
     objects: int | None
     found: int | None
+    false_objects: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,14 @@ class Results:
     missing: Sequence[str] = ()
 
 
+def entry_value(entry: Mapping[str, Any], key: str) -> Any:
+    """What stands under a dotted key; None without it."""
+    value: Any = entry
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
 def role_of(settings: Mapping[str, Any]) -> str:
     """``clean``, ``corruption``, ``noise`` or ``attack``, from the settings of a perturbation."""
     name = settings["name"]
@@ -105,7 +120,11 @@ def read_results(paths: Iterable[str | Path]) -> Results:
     files: dict[Path, Path] = {}
     budgets: dict[Path, Mapping[str, Any]] = {}
     missing: list[str] = []
+    once: dict[Path, Path] = {}
     for source in sources:
+        folder = source.parent if source.name in (BUDGETS, SWEEP) and source.is_file() else source
+        once.setdefault(folder.resolve(), folder)
+    for source in once.values():
         for file in _results_files(source, budgets, missing):
             files.setdefault(file.resolve(), file)
     runs = [_read_run(path, name) for path, name in _named(list(files.values())).items()]
@@ -117,12 +136,14 @@ def read_results(paths: Iterable[str | Path]) -> Results:
 def _results_files(source: Path, budgets: dict[Path, Mapping[str, Any]], missing: list[str]) -> Iterator[Path]:
     """The results files that a path given by the user stands for; summaries of sweeps are put aside."""
     if source.is_file():
+        if source.suffix.lower() in (".html", ".htm"):
+            raise ReportError(f"{source} is a page and no results file: write --output {source} to make a page there")
         yield source
     elif (source / RESULTS).is_file():
         yield source / RESULTS
     elif (source / BUDGETS).is_file():
         summary = _object(source / BUDGETS)
-        if not isinstance(summary.get("runs"), list) or "seconds_per_box" not in summary:
+        if not _is_budget(summary):
             raise ReportError(
                 f"{source / BUDGETS} is no summary of a label-budget sweep: run tools/label_budget.py again"
             )
@@ -136,21 +157,40 @@ def _results_files(source: Path, budgets: dict[Path, Mapping[str, Any]], missing
     elif (source / SWEEP).is_file():
         yield from _cells_of(source, missing)
     elif not source.exists():
-        raise ReportError(f"{source} does not exist: give a run folder or a results file")
+        raise ReportError(
+            f"{source} does not exist{sentence(nearest_files(source)) or ': give a run folder or a results file'}"
+        )
     elif (source / BATCHES).is_dir():
         raise ReportError(
             f"{source} holds an unfinished evaluation (records, and no {RESULTS}): start the same command again, it "
             "goes on where it was"
         )
     else:
+        inside = sorted(path.parent.name for path in source.glob(f"*/{RESULTS}"))
         raise ReportError(
-            f"{source} has no {RESULTS}: evaluate the run with tools/train_net.py or tools/train_detector.py first"
+            f"{source} has no {RESULTS}: "
+            + (
+                f"give the runs in it, such as {source / inside[0]} ({len(inside)} of its folders have one)"
+                if inside
+                else "evaluate the run with tools/train_net.py or tools/train_detector.py first"
+            )
         )
+
+
+def _is_budget(summary: Mapping[str, Any]) -> bool:
+    runs, known = summary.get("runs"), summary.keys()
+    return (
+        isinstance(runs, list)
+        and {"missing", "dataset", "training_images", "seconds_per_box", "seconds_per_mask"} <= known
+        and all(isinstance(run, dict) and run.keys() >= OF_BUDGET for run in runs)
+    )
 
 
 def _cells_of(source: Path, missing: list[str]) -> Iterator[Path]:
     """The results files of a Slurm sweep's cells; of a sweep that was moved, those beside ``sweep_results.json``."""
     document = _object(source / SWEEP)
+    if not isinstance(document.get("cells"), list) or not isinstance(document.get("missing"), list):
+        raise ReportError(f"{source / SWEEP} is no summary of a sweep: run tools/submit_slurm.py collect again")
     missing += [f"{source.name}: {one['name']} is missing ({one['reason']})" for one in document["missing"]]
     for cell in document["cells"]:
         places = [Path(cell["folder"]), source / Path(cell["folder"]).name]
@@ -162,7 +202,7 @@ def _cells_of(source: Path, missing: list[str]) -> Iterator[Path]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as error:  # ValueError: neither JSON nor UTF-8
         raise ReportError(f"{path} is damaged or cannot be read ({error}): evaluate the run again") from error
     if not isinstance(values, dict):
@@ -170,10 +210,18 @@ def _object(path: Path) -> dict[str, Any]:
     return values
 
 
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
 def _named(paths: Sequence[Path]) -> dict[Path, str]:
     """A name for each path: that of its folder, with as many folders above it as it takes to tell them apart."""
-    folders = [path.parent if path.name == RESULTS else path.with_suffix("") for path in paths]
-    parts = [folder.resolve().parts for folder in folders]
+    # a copy of a results file has its own name, with what stands behind the dot where it takes that, too
+    whole = [path.parent.resolve() / path.name if path.is_file() else path.resolve() for path in paths]
+    short = [one.parent if one.name == RESULTS else one.with_suffix("") if one.is_file() else one for one in whole]
+    pairs = zip(whole, short, strict=True)
+    folders = [one if short.count(name) > 1 and one.name != RESULTS else name for one, name in pairs]
+    parts = [folder.parts for folder in folders]
     depth = 1
     while len({part[-depth:] for part in parts}) < len(set(parts)) and depth < max(map(len, parts)):
         depth += 1
@@ -186,13 +234,7 @@ def _read_run(path: Path, name: str) -> Run:
     if version not in SCHEMA_VERSIONS:
         known = ", ".join(map(str, SCHEMA_VERSIONS))
         raise ReportError(f"{path} has schema version {version!r}, this report reads {known}: evaluate the run again")
-    try:
-        entries = document["results"]["by_perturbation"]
-        unknown = [one for one, entry in entries.items() if "name" not in entry["settings"]]
-        complete = {"dataset", "seeds", "config", "created", "command"} <= document.keys() and "clean" in entries
-    except (KeyError, TypeError, AttributeError):
-        complete, unknown = False, []
-    if not complete or unknown:
+    if not _is_complete(document):
         raise ReportError(f"{path} is not a complete results file of partbox: evaluate the run again")
     run = Run(name, path, document, None)
     if run.folder is None or not (run.folder / RECORDS).is_file():
@@ -200,6 +242,23 @@ def _read_run(path: Path, name: str) -> Run:
     run = replace(run, records=_read_records(run.folder / RECORDS))
     _check_records(run)
     return run
+
+
+def _is_complete(document: Mapping[str, Any]) -> bool:
+    """Whether everything is there that every results file has."""
+    try:
+        entries, results = document["results"]["by_perturbation"], document["results"]
+        return (
+            {"config", "created", "command"} <= document.keys()
+            and {"name", "images"} <= document["dataset"].keys()
+            and "training" in document["seeds"]
+            and isinstance(results["warnings"], list)
+            and ("clean_accuracy" not in results or "majority_share" in results)
+            and "clean" in entries
+            and all("name" in entry["settings"] and isinstance(entry["images"], int) for entry in entries.values())
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
 
 
 def _read_records(path: Path) -> dict[str, dict[ImageId, ImageRecord]]:
@@ -210,7 +269,8 @@ def _read_records(path: Path) -> dict[str, dict[ImageId, ImageRecord]]:
             for line in file:
                 number += 1
                 one = json.loads(line)
-                kept = ImageRecord(one["label"], bool(one["fooled"]), one.get("objects"), one.get("found"))
+                counts = (one.get(name) for name in ("objects", "found", "false_objects"))
+                kept = ImageRecord(one["label"], bool(one["fooled"]), *counts)
                 records.setdefault(one["perturbation"], {})[one["image_id"]] = kept
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReportError(
@@ -241,6 +301,8 @@ def _check_records(run: Run) -> None:
             same = sum(right_images(run, name).values()) == entry["correct"]
         if same and "objects" in entry:
             same = sum(one.found or 0 for one in found.values()) == entry["objects_found"]
+        if same and "false_objects" in entry:
+            same = sum(one.false_objects or 0 for one in found.values()) == entry["false_objects"]
         if not same:
             raise ReportError(
                 f"{run.path.parent / RECORDS} does not give the numbers of {run.path} under {name}: they are of "

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib import colormaps
 
-from .measures import MAIN, MEASURES, Measured, Value, entry_value
+from .measures import MAIN, MEASURES, Measured, Value, is_unreliable
 from .models import Model
-from .result_files import role_of
+from .result_files import entry_value, role_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# part metrics of results.json: group, what its keys begin with, title, factor to percent
-AP_GROUPS = (
-    ("part_box", "AP-", "part box AP", 1.0),
-    ("bbox", "AP-", "box AP", 1.0),
-    ("segm", "AP-", "mask AP", 1.0),
+# part metrics of results.json: group, title
+PART_GROUPS = (
+    ("part_segmentation", "part IoU %"),
+    ("sem_seg", "IoU %"),
+    ("part_box", "part box AP"),
+    ("bbox", "box AP"),
+    ("segm", "mask AP"),
 )
-IOU_GROUPS = (("part_segmentation", "part IoU %"), ("sem_seg", "IoU %"))
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class HeatTable:
         rows: heading, second column (such as a count of images; may be empty), cells.
         facts: sentences below it: (name, number shown, exact number).
         second: heading of the second column; empty without one.
+        note: a sentence below it.
+        marked: headings of columns whose numbers a self-check speaks against.
     """
 
     model: str
@@ -59,6 +62,18 @@ class HeatTable:
     rows: Sequence[tuple[str, str, Sequence[HeatCell]]]
     facts: Sequence[tuple[str, str, float]] = ()
     second: str = ""
+    note: str = ""
+    marked: frozenset[str] = frozenset()
+
+    def shortened(self, most: int) -> HeatTable:
+        """The rows with the lowest numbers, in their order, and a sentence on how many are left out."""
+        if len(self.rows) <= most:
+            return self
+        lowest = [min((cell.share for cell in cells if cell.value), default=2.0) for _, _, cells in self.rows]
+        kept = sorted(sorted(range(len(self.rows)), key=lambda place: lowest[place])[:most])
+        note = f"The {most} of {len(self.rows)} rows with the lowest numbers: all would make this file too large."
+        rows = [self.rows[place] for place in kept]
+        return replace(self, rows=rows, note=" ".join(filter(None, (self.note, note))))
 
 
 def _luminance(*channels: float) -> float:
@@ -83,11 +98,7 @@ def corruption_tables(measured: Measured) -> list[HeatTable]:
         }
         severities = [one for one in SEVERITIES if any(severity == one for _, severity in cells)]
         for measure in MEASURES:
-            if (
-                measure.key not in MAIN
-                or not cells
-                or measured.value(model, next(iter(cells.values())), measure) is None
-            ):
+            if measure.key not in MAIN or not any(measured.value(model, cell, measure) for cell in cells.values()):
                 continue
             rows = [
                 (
@@ -101,8 +112,33 @@ def corruption_tables(measured: Measured) -> list[HeatTable]:
                 for kind in dict.fromkeys(kind for kind, _ in cells)
             ]
             title, headings = f"{measure.title} by corruption", [f"severity {one}" for one in severities]
-            tables.append(HeatTable(model.name, title, "corruption", headings, rows, list(_means(model, measure.key))))
+            facts = list(_means(model, measure.key))
+            mean_is_there = any(name == "mPC" for name, _, _ in facts)
+            note = "" if mean_is_there else _why_no_means(model, measure.key, len(cells))
+            tables.append(HeatTable(model.name, title, "corruption", headings, rows, facts, note=note))
     return tables
+
+
+def means_side_by_side(tables: Sequence[HeatTable]) -> tuple[list[str], list[tuple[HeatTable, list[tuple[str, Any]]]]]:
+    """Names of the means, and those of each table, (shown, exact); nothing of fewer than two tables."""
+    having = [table for table in tables if table.facts]
+    names = list(dict.fromkeys(name for table in having for name, _, _ in table.facts))
+    if len(having) < 2:
+        return [], []
+    known = [{name: (shown, number) for name, shown, number in table.facts} for table in having]
+    rows = [[facts.get(name, ("", None)) for name in names] for facts in known]
+    return names, list(zip(having, rows, strict=True))
+
+
+def _why_no_means(model: Model, key: str, cells: int) -> str:
+    refused = entry_value(model.first.results, f"performance_under_corruptions.{key.replace('.', ' ')}.not_averaged")
+    if refused:
+        return f"mPC and rPC: not computed, {refused}."
+    evaluated = "1 corruption was" if cells == 1 else f"{cells} corruptions were"
+    return (
+        "mCE, mPC and rPC are means over the 15 benchmark kinds at all 5 severities ({name: corruptions}); here "
+        f"{evaluated} evaluated."
+    )
 
 
 def _means(model: Model, key: str) -> Iterator[tuple[str, str, float]]:
@@ -137,18 +173,19 @@ def class_tables(measured: Measured) -> list[HeatTable]:
         rows = [
             (
                 names[label] if label < len(names) else f"class {label}",
-                _count(model, label),
+                _text_of(measured.images_of_class(model, label)),
                 [heat(measured.of_class(model, name, label)) for name in columns],
             )
             for label in labels
         ]
-        tables.append(HeatTable(model.name, "accuracy % by class", "class", columns, rows, second="images"))
+        marked = _marked(model, columns)
+        title = "accuracy % by class"
+        tables.append(HeatTable(model.name, title, "class", columns, rows, second="images", marked=marked))
     return tables
 
 
-def _count(model: Model, label: int) -> str:
-    records = model.first.records
-    return "" if records is None else str(sum(one.label == label for one in records["clean"].values()))
+def _text_of(count: int | None) -> str:
+    return "" if count is None else str(count)
 
 
 def part_tables(measured: Measured) -> list[HeatTable]:
@@ -156,25 +193,10 @@ def part_tables(measured: Measured) -> list[HeatTable]:
     tables: list[HeatTable] = []
     for model in measured.models:
         columns = _perturbations(model)
-        for group, title in IOU_GROUPS:
-            ious = [measured.iou_of_parts(model, name, group) for name in columns]
-            tables += _by_part(model, title, columns, ious)
-        for group, prefix, title, factor in AP_GROUPS:
-            aps = [_aps(model, name, group, prefix, factor) for name in columns]
-            tables += _by_part(model, title, columns, aps)
+        for group, title in PART_GROUPS:
+            values = [measured.of_parts(model, name, group) for name in columns]
+            tables += _by_part(model, title, columns, values)
     return tables
-
-
-def _aps(model: Model, perturbation: str, group: str, prefix: str, factor: float) -> dict[str, Value]:
-    entries = [run.entries[perturbation].get(group, {}) for run in model.runs]
-    names = [key for key in entries[0] if key.startswith(prefix)]
-    values = {}
-    for key in names:
-        numbers = [entry.get(key) for entry in entries]
-        if all(number is not None for number in numbers):
-            mean = numbers[0] if len(numbers) == 1 else sum(numbers) / len(numbers)
-            values[key.removeprefix(prefix)] = Value(mean, factor, None, by_run=tuple(numbers))
-    return values
 
 
 def _by_part(
@@ -183,7 +205,11 @@ def _by_part(
     names: dict[str, Any] = dict.fromkeys(name for column in values for name in column)
     if names:
         rows = [(name, "", [heat(column.get(name)) for column in values]) for name in names]
-        yield HeatTable(model.name, f"{title} by part", "part", columns, rows)
+        yield HeatTable(model.name, f"{title} by part", "part", columns, rows, marked=_marked(model, columns))
+
+
+def _marked(model: Model, columns: Sequence[str]) -> frozenset[str]:
+    return frozenset(name for name in columns if is_unreliable(model, name))
 
 
 def _perturbations(model: Model) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -103,3 +104,28 @@ def _parts(dataset: PartDataset, names: Sequence[str]) -> set[int]:
 
 def _short(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")
+
+
+def named_images(dataset: PartDataset, names: Sequence[str]) -> list[Record]:
+    """The images of these ids or file names (as in the dataset file), in this order, each once.
+
+    Raises:
+        SelectionError: the dataset has no such image, or several.
+    """
+    by_name: dict[str, list[Record]] = defaultdict(list)
+    for record in dataset.records:
+        file_name = os.path.relpath(record["file_name"], dataset.image_root)
+        for name in {str(record["image_id"]), file_name}:
+            by_name[name].append(record)
+    found: dict[int, Record] = {}
+    for name in names:
+        its = by_name.get(name, [])
+        if not its:
+            ids = [str(record["image_id"]) for record in dataset.records]
+            hint = near_matches(name, list(by_name)) or f"it has the ids {_short(ids)}"
+            raise SelectionError(f"--only: {dataset.json_file} has no image {name!r}; {hint}")
+        if len(its) > 1:
+            ids = [repr(record["image_id"]) for record in its]
+            raise SelectionError(f"--only: {name!r} stands for the images {_short(ids)} of {dataset.json_file}")
+        found[id(its[0])] = its[0]
+    return list(found.values())

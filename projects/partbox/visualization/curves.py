@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from partbox.colours import OKABE_ITO
 
-from .pictures import PLAIN_TEXT
+from .text import plain_text
 
 LABELS = {"passes": "forward passes of the attack", "steps": "steps of the attack", "eps": "eps"}
 MARKERS = "os^vDPX"
@@ -41,7 +40,7 @@ class DrawnCurve(Protocol):
 def curves_picture(curves: Sequence[DrawnCurve]) -> np.ndarray:
     """A panel for each pair of axis and quantity, a line a curve; (H, W, 3) uint8."""
     panels = list(dict.fromkeys((curve.axis, curve.quantity) for curve in curves))
-    with rc_context(PLAIN_TEXT):
+    with plain_text():
         figure = Figure(figsize=(5 * len(panels), 4), dpi=100, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         for axes, (axis, quantity) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):

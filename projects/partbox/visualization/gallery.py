@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from partbox.data import PartDataset
 from partbox.progress import track
 
 from .choice import SelectionError
 from .labels import UnreadableImage, read_image
-from .pictures import Panel, save_picture, sheet
+from .pictures import DPI, Panel, save_picture, sheet
+from .text import shortened
 
 Record = dict[str, Any]
 PICTURES = "pictures"
 COLUMNS, ROWS = 4, 5  # of a sheet
+INCHES = 5.0  # width of a picture on a sheet
+LEAST_INCHES = 4.0  # of one alone, for its title
 BLANK = Panel(np.full((1, 1, 3), 255, np.uint8), "")
 
 
@@ -28,7 +33,7 @@ class Gallery:
 
     Attributes:
         pictures: an entry a picture: its file, the image, and what the caller says of it.
-        unreadable: an entry an image that could not be read: id, file and reason.
+        unreadable: an entry an image that could not be shown: id, file and reason.
     """
 
     pictures: list[dict[str, Any]] = field(default_factory=list)
@@ -38,17 +43,17 @@ class Gallery:
 def save_gallery(
     folder: Path,
     records: Sequence[Record],
-    class_names: Sequence[str],
+    dataset: PartDataset,
     draw: Callable[[Record, np.ndarray], tuple[list[Panel], Mapping[str, Any]]],
 ) -> Gallery:
-    """Write ``pictures/*.png`` and ``sheet_*.png``.
+    """Write ``pictures/*.png``, as large as they were drawn, and ``sheet_*.png``, with their numbers.
 
     An image that cannot be read is left out and stands in ``unreadable``.
 
     Args:
         folder: exists.
         records: of the chosen images.
-        class_names: of the dataset.
+        dataset: whose images they are.
         draw: record and photograph (H, W, 3) uint8 -> panels side by side, the same number for each, and plain values
             for the list.
 
@@ -64,14 +69,14 @@ def save_gallery(
         except UnreadableImage as error:
             gallery.unreadable.append({**facts, "reason": str(error)})
             continue
-        label = class_names[record["label"]]
+        label = dataset.class_names[record["label"]]
         panels, said = draw(record, image)
         name = f"{PICTURES}/{number:04d}_{_plain(label)}_{_plain(str(record['image_id']))}.png"
-        save_picture(
-            folder / name, sheet([panels], title=f"{Path(record['file_name']).name} (image {facts['image_id']})")
-        )
+        inches = max(LEAST_INCHES, *(panel.picture.shape[1] / DPI for panel in panels))
+        title = f"{shortened(os.path.relpath(record['file_name'], dataset.image_root))} (image {facts['image_id']})"
+        save_picture(folder / name, sheet([panels], title=title, inches=inches))
         gallery.pictures.append({"picture": name, **facts, "class": label, **said})
-        waiting += panels
+        waiting += [replace(panels[0], title=f"{number}: {panels[0].title}"), *panels[1:]]
         if len(waiting) >= COLUMNS * ROWS:
             sheets += 1
             _save_sheet(folder, sheets, waiting)
@@ -81,7 +86,7 @@ def save_gallery(
     if not gallery.pictures:
         first = gallery.unreadable[0]
         raise SelectionError(
-            f"none of the {len(records)} chosen images can be read; the first, {first['file_name']}: {first['reason']}"
+            f"none of the {len(records)} chosen images can be shown; the first, {first['file_name']}: {first['reason']}"
         )
     return gallery
 
@@ -94,4 +99,4 @@ def _plain(text: str) -> str:
 def _save_sheet(folder: Path, number: int, panels: Sequence[Panel]) -> None:
     filled = [*panels, *[BLANK] * (-len(panels) % COLUMNS)]
     rows = [filled[start : start + COLUMNS] for start in range(0, len(filled), COLUMNS)]
-    save_picture(folder / f"sheet_{number:02d}.png", sheet(rows))
+    save_picture(folder / f"sheet_{number:02d}.png", sheet(rows, inches=INCHES))

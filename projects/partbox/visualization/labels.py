@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+from PIL import Image, UnidentifiedImageError
 
 from partbox.colours import Colour, colours_of
 from partbox.data import PartDataset
-from partbox.data.image_files import read_rgb
+from partbox.data.image_files import pixels_problem, upright_rgb
 from partbox.data.loader import UNREADABLE
 from partbox.data.part_map import decode_mask
 
@@ -33,19 +35,30 @@ def part_colours(dataset: PartDataset) -> tuple[Colour, ...]:
     return colours_of(part_names(dataset))
 
 
+LONGEST_SHAPE = 100  # a longer side of so many shorter ones is a line
+
+
 def read_image(record: Record) -> np.ndarray:
     """The photograph, (height, width, 3) uint8 RGB.
 
     Raises:
-        UnreadableImage: it cannot be read, or has another size than the dataset says.
+        UnreadableImage: it cannot be read, has another size than the dataset says, or could be shown as something else
+            alone: pixels of more than 8 bits, a line.
     """
     try:
-        image = np.asarray(read_rgb(record["file_name"]))
+        with PathManager.open(record["file_name"], "rb") as file, Image.open(file) as opened:
+            if problem := pixels_problem(opened):
+                raise UnreadableImage(problem)
+            image = np.asarray(upright_rgb(opened))
+    except UnidentifiedImageError:
+        raise UnreadableImage("is no image of a known format, or its header is damaged") from None
     except UNREADABLE as error:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from error
-    if image.shape[:2] != (record["height"], record["width"]):
-        found, said = f"{image.shape[1]} x {image.shape[0]}", f"{record['width']} x {record['height']}"
-        raise UnreadableImage(f"is {found} pixels, the file says {said}")
+    height, width = image.shape[:2]
+    if (height, width) != (record["height"], record["width"]):
+        raise UnreadableImage(f"is {width} x {height} pixels, the file says {record['width']} x {record['height']}")
+    if max(width, height) > LONGEST_SHAPE * min(width, height):
+        raise UnreadableImage(f"is {width} x {height} pixels, too long and thin to be drawn")
     return image
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from partbox.colours import OKABE_ITO, colours_of
 from partbox.files import write_atomically
 
-from .pictures import PLAIN_TEXT
 from .statistics_text import Statistics
+from .text import plain_text
 
 MOST = 40  # rows of a panel; more cannot be read
 KINDS = {"mask": ("masks", OKABE_ITO[4], ""), "box": ("boxes alone", OKABE_ITO[0], "//"), "none": ("none", "0.8", "")}
@@ -33,7 +32,7 @@ def save_statistics_plot(statistics: Statistics, path: Path) -> None:
     classes = _most_frequent(statistics, "classes", ("class",), "images")
     rows = max(len(parts[0]), len(classes[0]), 6)
     height = 2.2 + 0.16 * rows * max(1, 0.6 * len(statistics))
-    with rc_context(PLAIN_TEXT):
+    with plain_text():
         figure = Figure(figsize=(24, height + 1), layout="constrained")
         panels = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.2])
         _draw_classes(panels[0], statistics, *classes)

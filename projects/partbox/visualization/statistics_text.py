@@ -12,11 +12,11 @@ Statistics = Mapping[str, Mapping[str, Any]]
 
 TOTALS = {
     "images": "images",
-    "mask": "  labelled with masks",
-    "box": "  labelled with boxes alone",
-    "none": "  parts not labelled",
-    "predicted": "  of the labelled: predicted by a model",
-    "no_part_visible": "  of the labelled: no part visible",
+    "mask": "images: parts labelled with masks",
+    "box": "images: parts labelled with boxes alone",
+    "none": "images: parts not labelled",
+    "predicted": "labelled images: labels predicted by a model",
+    "no_part_visible": "labelled images: no part visible",
     "annotations": "labelled parts",
     "masks_not_used": "masks in images that count as labelled with boxes (not used)",
 }
@@ -88,8 +88,16 @@ def _part(entry: Mapping[str, Any] | None) -> str:
     if entry is None:
         return "-"
     box, mask = (entry[key]["median"] if entry[key] else None for key in ("box_area", "mask_area"))
-    shares = ", ".join("-" if share is None else f"{100 * share:.2g}%" for share in (box, mask))
+    shares = ", ".join("-" if share is None else percent(share) for share in (box, mask))
     return f"{entry['annotations']:,} in {entry['images']:,}; {shares}"
+
+
+def percent(share: float) -> str:
+    """A share of the whole with two digits, such as ``0.042%``, ``3.4%``, ``100%``."""
+    value = 100 * share
+    if value >= 10:
+        return f"{value:.0f}%"
+    return f"{value:.2g}%" if value >= 0.001 or not value else "<0.001%"
 
 
 def _pairs(statistics: Statistics, style: str) -> str:

@@ -21,9 +21,12 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from partbox.data.example.anatomy import CLASSES, category_ids, category_records, class_records
+from partbox.data.example.guide import example_guide
 from partbox.data.example.render import ExampleImage, render_example
 from partbox.data.example.style import ExampleStyle
 from partbox.data.part_json_write import write_part_dataset
+from partbox.files import write_text
+from partbox.folder_readme import README
 from partbox.progress import track
 
 GENERATOR_VERSION = 1
@@ -91,6 +94,9 @@ def generate_example_dataset(
             entries[task.split].append(entry)
         for split, images in entries.items():
             _write_split(folder / f"{split}.json", images)
+        usual = style == ExampleStyle()
+        guide = example_guide(STAMP_NAME, num_images, seed=seed, size=size, usual_style=usual)
+        write_text(folder / README, guide)
     return files
 
 

@@ -7,6 +7,7 @@ process. It takes about as much room as the file, where ``TMPDIR`` says.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,8 +20,12 @@ import orjson
 
 from partbox.data.part_json_entry import Entry, describe
 from partbox.data.part_json_types import PartDatasetError
+from partbox.progress import Progress
 
 _BATCH = 1000  # rows given to the database at once
+_TOLD_FROM = 100_000_000  # bytes of a file that takes long enough to say how far it is
+_LOOK = 1000  # entries read between two looks at the place in the file
+_MEGABYTE = 1_000_000
 
 
 class CocoStream:
@@ -51,16 +56,22 @@ class CocoStream:
         """Number of images."""
         return sum(1 for _ in self.entries("images"))
 
-    def entries(self, key: str) -> Iterator[Entry]:
+    def entries(self, key: str, *, told: bool = True) -> Iterator[Entry]:
         """The entries of a top-level list, in the order of the file.
+
+        Args:
+            key: of the list.
+            told: whether a large file says how far it is read; not where somebody else counts what becomes of it.
 
         Raises:
             PartDatasetError: the file is no JSON, the list is absent or empty, or an entry is no object.
         """
         index = -1
-        with self._open() as stream:
+        with self._open() as stream, self._progress(stream, key, told) as bar:
             try:
                 for index, value in enumerate(ijson.items(stream, f"{key}.item", use_float=True)):
+                    if index % _LOOK == 0:
+                        bar.step(stream.tell() // _MEGABYTE - bar.done)
                     yield Entry(str(self.file), key, index, value)
             except (ijson.JSONError, UnicodeDecodeError) as error:
                 reason = f"is not JSON, or ends too early: {' '.join(str(error).split())[:200]}"
@@ -86,7 +97,7 @@ class CocoStream:
             database.execute("CREATE INDEX by_image ON annotations (image_id, place)")
             self._refuse_orphans(database)
             query = "SELECT place, value FROM annotations WHERE image_id = ? ORDER BY place"
-            for image in self.entries("images"):
+            for image in self.entries("images", told=False):
                 rows = database.execute(query, (image.identifier("id"),)).fetchall()
                 found = [Entry(str(self.file), "annotations", place, orjson.loads(value)) for place, value in rows]
                 yield image, found
@@ -96,6 +107,11 @@ class CocoStream:
             return open(self.file, "rb")
         except OSError as error:
             raise PartDatasetError(str(self.file), "file", f"cannot be read: {error.strerror}") from error
+
+    def _progress(self, stream: Any, key: str, told: bool) -> Progress:
+        size = os.fstat(stream.fileno()).st_size
+        shown = told and size >= _TOLD_FROM
+        return Progress(size // _MEGABYTE, f"reading {key} of {self.file.name}", "megabyte", shown=shown)
 
     def _spill_images(self, database: sqlite3.Connection) -> None:
         for image in self.entries("images"):

@@ -155,7 +155,9 @@ def run_preparation(
     try:
         options.refuse_seeds_of_nothing()  # before a reader looks through all files
         reader = make_reader(say)
-        prepare_photos(reader, args.output, options, workers=args.workers, overwrite=args.overwrite, say=say)
+        prepare_photos(
+            reader, args.output, options, workers=args.workers, overwrite=args.overwrite, say=say, command=sys.argv
+        )
     except PartDatasetError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

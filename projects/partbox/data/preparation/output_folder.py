@@ -17,6 +17,7 @@ import orjson
 
 from partbox.data.part_json_types import PartDatasetError
 from partbox.files import write_atomically
+from partbox.folder_readme import README
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def open_folder(output: Path, made_from: Mapping[str, Any], layout: OutputLayout
 
 def _temporaries(output: Path, layout: OutputLayout) -> Iterator[Path]:
     """What a run that was killed while it wrote its files has left of them."""
-    for name in (layout.record, *layout.files):
+    for name in (layout.record, README, *layout.files):
         yield from output.glob(f".{name}.*.tmp")
 
 

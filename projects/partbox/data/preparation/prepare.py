@@ -3,18 +3,22 @@
 <output>/images/<split>/<photograph>_<object>.jpg
 <output>/{train,val,test}.json      part-dataset files; their image root is <output>/images
 <output>/preparation.json           what it was made from, and the account of what was kept and left out
+<output>/README.txt                 what of this is there, and the command
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from partbox.data.part_json_types import PartDatasetError
+from partbox.files import write_text
+from partbox.folder_readme import README
 from partbox.progress import Progress
 
 from .crop_plan import FIX_IMAGE, collect_photos, plan_splits
+from .guide import preparation_guide
 from .object_crops import cut_photos
 from .options import PrepareOptions
 from .output import account_for, check_output, describe_input, open_output, write_output
@@ -32,6 +36,7 @@ def prepare_photos(
     workers: int = 1,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    command: Sequence[str] = (),
 ) -> PreparationReport:
     """Make a part dataset. A run that was interrupted keeps its crops when it is started again.
 
@@ -42,6 +47,7 @@ def prepare_photos(
         workers: processes; the output is the same for any number.
         overwrite: remove what an earlier run with other input or options has left in ``output``.
         say: is told, in sentences, what was found, and the account in the end.
+        command: the command line that does this, for the folder's ``README.txt``; empty where no tool does.
 
     Raises:
         PartDatasetError: if the input cannot be used as it is.
@@ -54,6 +60,8 @@ def prepare_photos(
         splits = plan_splits(store, reader, options, workers=workers, say=say)
         made_from = describe_input(reader, store, options)
         open_output(output, made_from, overwrite=overwrite)
+        guide = preparation_guide(output, splits, with_images=not options.labels_only, command=command)
+        write_text(output / README, guide)
         kept = _cut(store, reader.image_root, output, options, workers)
         if kept:
             say(f"{kept} of {store.count_objects()} crops were there from an earlier run")

@@ -3,6 +3,7 @@
 <output>/<shift>/images/...           the images, under their names, as PNG or JPEG
 <output>/<shift>/part_dataset.json    classes, categories and ids of the source; written last: where it is, all is
 <output>/<shift>/shift.json           what it was made from, and the account of what was left out
+<output>/<shift>/README.txt           what of this is there, and the command
 
 An image depends on its source, its donor and the options only, so any number of processes gives the same bytes.
 """
@@ -31,8 +32,11 @@ from partbox.data.preparation.crop_geometry import whole_window
 from partbox.data.preparation.output_folder import OutputLayout, check_changes, check_folder, open_folder, write_record
 from partbox.data.preparation.photo_files import ImageFormat, PhotoError, is_saved, save_crop
 from partbox.data.preparation.worker_pool import ordered_map
+from partbox.files import write_text
+from partbox.folder_readme import README
 from partbox.progress import Progress
 
+from .guide import shift_guide
 from .kinds import IMAGES_NAME, JSON_NAME, SHIFTS, Shift
 from .plan import ShiftPlan, check_shifts, plan_shifts
 from .render import Settings, shifted_image
@@ -80,6 +84,7 @@ def make_shifted(
     workers: int = 1,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    command: Sequence[str] = (),
 ) -> list[ShiftedDataset]:
     """Make a part dataset for each shift. A run that was interrupted goes on when it is started again.
 
@@ -92,6 +97,7 @@ def make_shifted(
         workers: processes; the output is the same for any number.
         overwrite: replace what an earlier run with other input or settings has left.
         say: is told, in sentences, what was left out and what was made.
+        command: the command line that does this, for each folder's ``README.txt``; empty where no tool does.
 
     Raises:
         PartDatasetError: if the source or the output folder cannot be used.
@@ -112,6 +118,8 @@ def make_shifted(
     made = []
     for name in shifts:
         open_folder(output / name, made_from[name], LAYOUT, overwrite=overwrite)
+        guide = shift_guide(output / name, name, dataset.json_file, LAYOUT.record, command)
+        write_text(output / name / README, guide)
         tasks = [
             _Task(record, plan.donors.draw(SHIFTS[name], record, settings.seed), file_name)
             for record, file_name in zip(plan.records, names, strict=True)

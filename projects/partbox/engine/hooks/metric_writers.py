@@ -50,8 +50,8 @@ class MetricWriters(HookBase):
         on_main(lambda: self._open(first))
 
     def _open(self, first: int) -> None:
-        """On the main process; what it refuses, such as an account of wandb that nobody has logged in to, ends all."""
-        self._writers = writers(self.cfg, first)
+        """On the main process; what is refused before the first iteration, such as a tracker without an account, is."""
+        self._writers = writers(self.cfg, first, resumed=self.trainer.start_iter > 0)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1

@@ -1,4 +1,7 @@
-"""How far a training is, on a terminal. The log has lines of its own, see :class:`MetricWriters`."""
+"""How far a training is, on a terminal.
+
+The log has lines of its own, see :class:`partbox.engine.hooks.metric_writers.MetricWriters`.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from partbox.evaluation.perturbations import without_name
 from partbox.evaluation.record_files import RecordsError, read_object, writing
 from partbox.files import write_lines, write_text
 from partbox.suggestions import nearest_files, sentence
@@ -201,8 +202,10 @@ def parse_perturbation(text: str) -> dict[str, Any]:
         raise ConfigError(f"perturbation {text!r}: {error}") from None
     if isinstance(value, str):
         return {"name": value}
-    if not isinstance(value, dict) or "name" not in value:
+    if not isinstance(value, dict):
         raise ConfigError(f"a perturbation is a name or a mapping such as '{{name: pgd, eps: 8/255}}', not {text!r}")
+    if "name" not in value:
+        raise ConfigError(f"perturbation {text!r}: {without_name(value)}")
     return value
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 from detectron2.config import CfgNode
@@ -35,12 +35,26 @@ PRIVATE: dict[str, Any] = {
     "x_disable_machine_info": True,
     "silent": True,
 }
+SECONDS_TO_FINISH = 300.0  # an online run waits no longer for what is not sent yet; wandb's own default is for ever
+Mode = Literal["disabled", "offline", "online"]
+MODES: tuple[Mode, ...] = get_args(Mode)  # from nothing to everything
+QUIET_MODES: dict[str, Mode] = {"offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # of WANDB_MODE
+
+
+def mode_of(cfg: CfgNode) -> Mode:
+    """``disabled``, ``offline`` or ``online``: what the configuration asks for, or less where the environment does.
+
+    ``WANDB_MODE`` can keep a run from sending (``offline``, ``disabled``), and cannot make it send.
+    """
+    node = cfg.TRACKING.WANDB
+    asked: Mode = node.MODE if node.ENABLED else "disabled"
+    allowed = QUIET_MODES.get(os.environ.get("WANDB_MODE", "").strip().lower(), "online")
+    return min(asked, allowed, key=MODES.index)
 
 
 def is_tracked(cfg: CfgNode) -> bool:
-    """Whether the configuration asks for wandb."""
-    node = cfg.TRACKING.WANDB
-    return bool(node.ENABLED and node.MODE != "disabled")
+    """Whether there is to be a run of wandb."""
+    return mode_of(cfg) != "disabled"
 
 
 def check_tracking(cfg: CfgNode) -> None:
@@ -77,41 +91,50 @@ def run_id(folder: str | Path, cfg: CfgNode) -> str:
 
 
 def open_run(cfg: CfgNode) -> Any:
-    """Begin the run, or continue it where its folder has one.
+    """Begin the run, or continue it where its folder has one. None where there is to be none.
 
     Raises:
         ConfigError: wandb cannot begin: not logged in, no connection, or a setting that it refuses.
         RecordsError: see :func:`run_id`.
     """
+    node, folder, mode = cfg.TRACKING.WANDB, Path(cfg.OUTPUT_DIR), mode_of(cfg)
+    if node.ENABLED and mode != node.MODE:
+        said = os.environ["WANDB_MODE"]
+        logger.warning("wandb is %s, not %s: the environment says WANDB_MODE=%s", mode, node.MODE, said)
+    if mode == "disabled":
+        return None
     check_tracking(cfg)
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else wandb reports its own errors, offline too
-    import wandb
-
-    node, folder = cfg.TRACKING.WANDB, Path(cfg.OUTPUT_DIR)
+    number = run_id(folder, cfg)
     try:
+        import wandb
+
+        # without an account wandb asks for one where it may speak and there is a terminal: no job may wait for that
+        if mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise wandb.errors.UsageError("nobody has logged in on this machine")
         run = wandb.init(
-            id=run_id(folder, cfg),
+            id=number,
             project=node.PROJECT,
             entity=node.ENTITY or None,
             name=node.NAME or folder.resolve().name,
-            mode=node.MODE,
+            mode=mode,
             # an offline run has no server to ask: each start is a folder of its own, which wandb sync joins by the id
-            resume="allow" if node.MODE == "online" else None,
+            resume="allow" if mode == "online" else None,
             dir=str(folder),
             config=yaml.safe_load(cfg.dump()),
             allow_val_change=True,
-            settings=dict(PRIVATE),
+            settings={**PRIVATE, "finish_timeout": SECONDS_TO_FINISH, "finish_timeout_raises": True},
         )
-    except (wandb.errors.Error, TimeoutError, ValueError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 wandb has errors of many classes, with no base in common
         raise ConfigError(
             f"TRACKING.WANDB: wandb cannot begin ({_without_key(str(error))}): log in with 'wandb login', see whether "
             "its server can be reached, or set TRACKING.WANDB.MODE offline"
         ) from None
-    logger.info("wandb (%s): %s", node.MODE, run.url or run.dir)
+    logger.info("wandb (%s): %s", mode, run.url or run.dir)
     return run
 
 
 def _without_key(text: str) -> str:
-    """A message without the key of the account, which stands in no log."""
-    key = os.environ.get("WANDB_API_KEY")
+    """A message as one line, without the key of the account, which stands in no log."""
+    key, text = os.environ.get("WANDB_API_KEY"), " ".join(text.split())
     return text.replace(key, "***") if key else text

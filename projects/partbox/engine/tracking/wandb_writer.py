@@ -75,7 +75,7 @@ class WandbWriter(EventWriter):
         try:
             call(*arguments)
         except Exception as error:  # noqa: BLE001 whatever tracking does must not cost a run of days
-            logger.error("wandb does not go on (%s: %s); the run does, untracked", type(error).__name__, error)
+            logger.error("wandb does not go on (%s: %s); the run does, untracked by it", type(error).__name__, error)
             self.run = None
 
 

@@ -49,10 +49,16 @@
   // --- gallery
   var gallery = document.getElementById("gallery");
   if (!gallery) return;
+  // examples at a time: all of them are a very long page, on a phone above all
+  var PAGE = window.matchMedia("(max-width: 40rem)").matches ? 12 : 24;
   var cards = Array.prototype.slice.call(gallery.querySelectorAll(".example"));
   var filters = { class: "filter-class", verdict: "filter-verdict", perturbation: "filter-perturbation", model: "filter-model" };
   var sorting = document.getElementById("sort-gallery");
+  var count = document.getElementById("gallery-count");
+  var more = document.getElementById("more-gallery");
+  var rest = document.getElementById("rest-gallery");
   var verdicts = ["fooled", "correct", "wrong on clean", "not judged"];
+  var limit = PAGE;
   function sure(card, name) { return card.dataset[name] === "" ? null : Number(card.dataset[name]); }
   var keys = {
     image: function (card) { return card.dataset.imageId; },
@@ -61,36 +67,59 @@
     confident: function (card) { var value = sure(card, "confidence"); return value === null ? null : -value; },
     unsure: function (card) { return sure(card, "confidence"); }
   };
-  function update() {
+  function sorted() {
     var key = keys[sorting.value];
-    var order = cards.slice();
-    if (key) {
-      order.sort(function (one, other) {
-        var a = key(one), b = key(other);
-        if (a === null || b === null) return (a === null) - (b === null) || cards.indexOf(one) - cards.indexOf(other);
-        return compare(a, b) || cards.indexOf(one) - cards.indexOf(other);
-      });
-    }
-    var shown = 0;
-    order.forEach(function (card) {
-      var fits = Object.keys(filters).every(function (name) {
-        var wanted = document.getElementById(filters[name]).value;
-        return wanted === "" || (name === "verdict" && wanted === "all") || card.dataset[name] === wanted;
-      });
-      card.hidden = !fits;
-      shown += fits ? 1 : 0;
-      gallery.appendChild(card);
+    var places = new Map(cards.map(function (card, place) { return [card, place]; }));
+    return cards.slice().sort(function (one, other) {
+      var before = places.get(one) - places.get(other);
+      if (!key) return before;
+      var a = key(one), b = key(other);
+      if (a === null || b === null) return (a === null) - (b === null) || before;
+      return compare(a, b) || before;
     });
-    document.getElementById("gallery-count").textContent = shown + " of " + cards.length + " examples shown";
+  }
+  function isWanted(card) {
+    return Object.keys(filters).every(function (name) {
+      var wanted = document.getElementById(filters[name]).value;
+      return wanted === "" || (name === "verdict" && wanted === "all") || card.dataset[name] === wanted;
+    });
+  }
+  // Shows the first examples that fit; returns the first of those that were not shown before.
+  function update() {
+    var fitting = [], fresh = null;
+    sorted().forEach(function (card) {
+      gallery.appendChild(card);
+      if (isWanted(card)) fitting.push(card); else card.hidden = true;
+    });
+    fitting.forEach(function (card, place) {
+      var shown = place < limit;
+      if (shown && card.hidden && !fresh) fresh = card;
+      card.hidden = !shown;
+    });
+    var left = Math.max(fitting.length - limit, 0);
+    count.textContent = fitting.length + " of " + cards.length + " examples fit, " +
+      (left ? "the first " + limit + " are shown" : "all of them are shown");
+    more.hidden = rest.hidden = left === 0;
+    more.textContent = "Show " + Math.min(PAGE, left) + " more";
+    rest.textContent = "Show all " + fitting.length;
+    return fresh;
+  }
+  function begin() { limit = PAGE; update(); }
+  function extend(by) {
+    limit += by;
+    var fresh = update();
+    if (fresh) fresh.focus(); // where reading goes on; the button may be gone
   }
   Object.keys(filters).forEach(function (name) {
-    document.getElementById(filters[name]).addEventListener("change", update);
+    document.getElementById(filters[name]).addEventListener("change", begin);
   });
-  sorting.addEventListener("change", update);
+  sorting.addEventListener("change", begin);
   document.getElementById("reset-gallery").addEventListener("click", function () {
     Object.keys(filters).forEach(function (name) { document.getElementById(filters[name]).selectedIndex = 0; });
     sorting.selectedIndex = 0;
-    update();
+    begin();
   });
-  update(); // a browser that goes back keeps what was chosen
+  more.addEventListener("click", function () { extend(PAGE); });
+  rest.addEventListener("click", function () { extend(cards.length); });
+  begin(); // a browser that goes back keeps what was chosen
 })();

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from partbox.data.part_json_entry import Entry, describe
 from partbox.data.part_json_types import PartDatasetError
+from partbox.progress import track
 
 from ..coco_stream import CocoStream
 from .imagenet_photos import Counts, Empty, ImageNetEntry, ImageNetReader, Say, photo_name, wnid_of
@@ -104,7 +105,7 @@ class PartImageNetReader(ImageNetReader):
         """The super-class of each ImageNet class of which a photograph has a part label. Counts everything."""
         votes: dict[str, Counter[str]] = defaultdict(Counter)
         for split, stream in self._files.items():
-            for image, labels in stream.photographs():
+            for image, labels in track(stream.photographs(), None, f"counting labels of {split}", "image"):
                 wnid = wnid_of(image)
                 self._splits_of[wnid].add(split)
                 votes[wnid].update(self._super_class(label) for label in labels)

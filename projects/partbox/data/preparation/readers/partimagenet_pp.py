@@ -16,6 +16,7 @@ import orjson
 
 from partbox.data.part_json_entry import Entry, describe
 from partbox.data.part_json_types import PartDatasetError
+from partbox.progress import track
 
 from ..coco_stream import CocoStream
 from .imagenet_photos import Counts, Empty, ImageNetEntry, ImageNetReader, Say, is_wnid, photo_name, wnid_of
@@ -66,7 +67,7 @@ class PartImageNetPPReader(ImageNetReader):
         self.part_names: list[tuple[str, str]] = []
         self._parts: dict[str, dict[int, int | str]] = {}
         shared = 0
-        for wnid, file in self._files.items():
+        for wnid, file in track(self._files.items(), len(self._files), "reading categories", "file"):
             names = _read_categories(CocoStream(file))
             parts = {name: len(self.part_names) + i for i, name in enumerate(dict.fromkeys(names.values()))}
             self._parts[wnid] = {category_id: parts[name] for category_id, name in names.items()}
@@ -86,9 +87,9 @@ class PartImageNetPPReader(ImageNetReader):
             "meaning": {"empty": self._empty},
         }
 
-    def count(self) -> None:
-        """Unknown until the files are read."""
-        return
+    def count(self) -> int:
+        files = track(list(self._files.values()), len(self._files), "counting images", "file")
+        return sum(CocoStream(file).count() for file in files)
 
     def entries(self) -> Iterator[ImageNetEntry]:
         """The photographs of all classes, in the order of the classes' ids and of the files."""
