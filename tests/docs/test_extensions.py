@@ -197,8 +197,8 @@ def test_a_source_page_that_does_not_exist_is_plain_text():
 
 def test_the_extensions_are_where_the_settings_look_for_them():
     names = {path.stem for path in Path(config_keys.__file__).parent.glob("*.py")}
-    expected = {"config_keys", "module_texts", "notebook_pages", "public_names", "python_references"}
-    assert names == {*expected, "remaining_pages", "repository_links"}
+    expected = {"config_keys", "module_texts", "notebook_pages", "public_names", "python_references", "remaining_pages"}
+    assert names == {*expected, "repository_links"}
 
 
 def test_a_notebook_becomes_a_page_with_its_outputs():
