@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
     "pillow>=10",
     "matplotlib>=3.8",
     "Jinja2>=3.1",
+    "MarkupSafe>=2.0",
     "orjson>=3.10",
     "ijson>=3.3",
     "safetensors>=0.4",

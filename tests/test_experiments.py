@@ -82,7 +82,7 @@ def test_known_names_build_a_model_and_every_key_is_obeyed(example_dataset, name
         ("part-pooling-4-no_background", "no_background", "no_bg"),
         ("part-wbbox-no_bg", "no_bg", "known here"),
         ("normal-semi", "semi", "normal"),
-        ("part", "", "known here"),
+        ("part", "part", "names no model: add -wbbox"),
         ("", "", "known here"),
         ("part-wbbox--semi", "", "known here"),
         ("Part-wbbox", "Part", "part"),

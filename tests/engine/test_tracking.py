@@ -22,6 +22,7 @@ from partbox.engine.build import build_classifier, build_validation
 from partbox.engine.hooks import metric_writers
 from partbox.engine.hooks.metric_writers import MetricWriters, put_picture
 from partbox.engine.tracking import evaluation_tracking
+from partbox.engine.tracking import adversarial_pictures
 from partbox.engine.tracking.adversarial_pictures import AdversarialPictures
 from partbox.engine.tracking.evaluation_tracking import EXAMPLES, FOLDER, PICTURE
 from partbox.evaluation.validate import validate
@@ -99,7 +100,7 @@ def test_nothing_is_computed_when_off(run_tool, tmp_path, monkeypatch):
     def never(*_):
         raise AssertionError("drawn although TRACKING.IMAGES is 0")
 
-    monkeypatch.setattr(build, "AdversarialPictures", never)
+    monkeypatch.setattr(adversarial_pictures, "AdversarialPictures", never)
     run_tool("train_net", *QUICK, "TRACKING.IMAGES", "0", "OUTPUT_DIR", tmp_path)
     assert events(tmp_path).Tags()["images"] == []
 

@@ -36,7 +36,8 @@ def pgd(eps: str, **settings) -> dict:
         ({"name": "pgd"}, "needs an eps"),
         ({"name": "pgd", "eps": "8/255", "epsilon": 1}, "no setting 'epsilon'"),
         ({"name": "clean", "eps": 1}, "no setting 'eps'"),
-        ({"name": "pgd", "eps": "8/255", "norm": "l1"}, "unknown norm"),
+        ({"name": "pgd", "eps": "8/255", "norm": "l3"}, "unknown norm"),
+        ({"name": "pgd", "eps": "8/255", "norm": "l1"}, "PGD knows linf and l2, not l1"),
         ({"name": "pgd", "eps": "8/255", "steps": 0}, "steps"),
         ({"name": "pgd", "eps": "8/255", "loss": "mse"}, "unknown attack loss"),
     ],
@@ -235,7 +236,7 @@ def test_part_iou_accumulates_over_the_dataset_not_over_batches():
         ({"name": "fab", "targeted": True, "targets": 3}, "fab-t linf 8/255", 1 + 3 * 200 + 1),
         ({"name": "square", "queries": 100}, "square linf 8/255", 1 + 101 + 1),
         ({"name": "autoattack"}, "autoattack linf 8/255", 1 + 101 + 909 + 1800 + 5001 + 1),
-        ({"name": "autoattack", "version": "rand"}, "autoattack-rand linf 8/255", 1 + 2 * 101 * 20 + 1),
+        ({"name": "autoattack", "version": "rand"}, "autoattack-rand linf 8/255", 1 + 2 * (101 * 20 + 1) + 1),
     ],
 )
 def test_attacks_are_built_with_their_settings_and_cost(spec, name, passes):

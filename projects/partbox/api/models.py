@@ -21,7 +21,8 @@ from partbox.data.loader import drawn_at
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import mapper_of
-from partbox.evaluation.detectron2_subject import Detectron2Subject
+from partbox.engine.detectors import is_segmenter
+from partbox.evaluation.detectron2_subject import Detectron2Subject, DetectorSubject, SegmenterSubject
 from partbox.evaluation.found_objects import SCORE
 from partbox.modeling import PartClassifier
 
@@ -257,8 +258,10 @@ class DetectorModel(Model):
     def __init__(self, cfg: CfgNode, module: nn.Module, weights: str, names: Sequence[str]) -> None:
         super().__init__(cfg, module, weights, mapper_of(cfg, is_train=False))
         self._names = tuple(names)
-        # its answer to a sample, as in an evaluation; what it is to an attack does not matter here
-        self._output: Callable[..., dict[str, Any]] = Detectron2Subject(module).output
+        subject: Detectron2Subject = (
+            SegmenterSubject(module) if is_segmenter(cfg) else DetectorSubject(module, len(names))
+        )
+        self._output: Callable[..., dict[str, Any]] = subject.output  # its answer to a sample, as in an evaluation
 
     @property
     def part_names(self) -> tuple[str, ...]:
