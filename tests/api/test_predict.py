@@ -21,7 +21,7 @@ from partbox.data import get_part_dataset
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import mapper_of
-from partbox.evaluation.detectron2_subject import Detectron2Subject
+from partbox.evaluation.detectron2_subject import DetectorSubject
 from partbox.evaluation.part_boxes import boxes_of_masks
 from partbox.evaluation.records import read_records
 from partbox.report.examples import read_examples
@@ -168,7 +168,9 @@ def test_a_detector_answers_as_in_an_evaluation(detector_run, example_root, phot
     record = get_part_dataset("example_test").records[0]
     sample = mapper_of(model.cfg, is_train=False)(record)
     assert sample["image"].shape != (3, 32, 32)
-    expected = Detectron2Subject(model.module).output(sample, sample["image"].float() / 255)["instances"]
+    expected = DetectorSubject(model.module, len(model.part_names)).output(sample, sample["image"].float() / 255)[
+        "instances"
+    ]
     found = model.predict(photographs[0], min_score=0)
     assert (found.label, found.probabilities, found.image_size) == (None, {}, (32, 32))
     assert len(found.parts) == len(expected) > 0

@@ -21,8 +21,7 @@ from partbox.engine import build
 from partbox.engine.build import build_classifier, build_validation
 from partbox.engine.hooks import metric_writers
 from partbox.engine.hooks.metric_writers import MetricWriters, put_picture
-from partbox.engine.tracking import evaluation_tracking
-from partbox.engine.tracking import adversarial_pictures
+from partbox.engine.tracking import adversarial_pictures, evaluation_tracking
 from partbox.engine.tracking.adversarial_pictures import AdversarialPictures
 from partbox.engine.tracking.evaluation_tracking import EXAMPLES, FOLDER, PICTURE
 from partbox.evaluation.validate import validate

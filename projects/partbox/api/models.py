@@ -20,9 +20,8 @@ from partbox.attacks import attack_mode
 from partbox.data.loader import drawn_at
 from partbox.data.mapper import PartDatasetMapper
 from partbox.engine.checks import ConfigError
-from partbox.engine.detectors import mapper_of
-from partbox.engine.detectors import is_segmenter
-from partbox.evaluation.detectron2_subject import Detectron2Subject, DetectorSubject, SegmenterSubject
+from partbox.engine.detectors import is_segmenter, mapper_of
+from partbox.evaluation.detectron2_subject import DetectorSubject, Detectron2Subject, SegmenterSubject
 from partbox.evaluation.found_objects import SCORE
 from partbox.modeling import PartClassifier
 
