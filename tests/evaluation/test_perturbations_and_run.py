@@ -289,19 +289,25 @@ def test_an_ensemble_in_the_run_names_who_fooled_and_what_was_replaced(example_d
     assert outcome.results["by_perturbation"]["apgd-t linf 64/255"]["notes"] == []
 
 
-@pytest.mark.parametrize("goal", ["parts", "both", "two-stage"])
-def test_part_attacks_move_parts_in_the_run(example_dataset, goal):
-    """A model that has learned some images by heart loses its parts under attack, also where they are not labelled."""
-    cfg = small_config(example_dataset, *MODELS["part_box"])
+def learned_by_heart(dataset, name):
+    """A model that has learned six images by heart, its mapper, and their samples."""
+    cfg = small_config(dataset, *MODELS[name])
     model = build_classifier(cfg)
     mapper = PartDatasetMapper.from_config(cfg, is_train=False)
-    batch = [mapper(record) for record in example_dataset.records[:6]]
+    batch = [mapper(record) for record in dataset.records[:6]]
     optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
     for _ in range(60):
         losses = model.losses(model.images_of(batch), model.targets_of(batch))
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
+    return model, mapper, batch
+
+
+@pytest.mark.parametrize("goal", ["parts", "both", "two-stage"])
+def test_part_attacks_move_parts_in_the_run(example_dataset, goal):
+    """A model that has learned some images by heart loses its parts under attack, also where they are not labelled."""
+    model, _, batch = learned_by_heart(example_dataset, "part_box")
     del batch[5]["part_map"]
     evaluator = PartSegmentationEvaluator(model.part_names)
     labelled = [sample for sample in batch if "part_map" in sample]
@@ -373,16 +379,7 @@ def test_guides_are_of_another_class_and_depend_on_seed_and_image_only(example_d
 @pytest.mark.parametrize("goal", ["guided", "inverse"])
 def test_guided_and_inverse_attacks_in_the_run(example_dataset, goal):
     """Learned by heart, then moved: towards the guide's parts, or to masks that the head misreads."""
-    cfg = small_config(example_dataset, *MODELS["part_pooling"])
-    model = build_classifier(cfg)
-    mapper = PartDatasetMapper.from_config(cfg, is_train=False)
-    batch = [mapper(record) for record in example_dataset.records[:6]]
-    optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
-    for _ in range(60):
-        losses = model.losses(model.images_of(batch), model.targets_of(batch))
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        optimizer.step()
+    model, mapper, batch = learned_by_heart(example_dataset, "part_pooling")
     subject = ClassifierSubject(model, guides=GuideBook(example_dataset.records, mapper))
     attack = {"name": "parts", "eps": "24/255", "steps": 12, "goal": goal}
     perturbations = build_perturbations([CLEAN, attack])
