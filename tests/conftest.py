@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
+from tool_runs import run_here
 
 from partbox.data import PartDataset, load_part_dataset
 from partbox.data.catalog import unregister_part_dataset
@@ -60,18 +60,9 @@ def example_dataset(example_root: Path) -> PartDataset:
 @pytest.fixture
 def run_tool(example_root, monkeypatch, tmp_path):
     """Run one of the tools in this process with command line arguments."""
-
-    def call(tool: str, *arguments: object) -> None:
-        forget_builtin_datasets()
-        monkeypatch.setattr(sys, "argv", [f"{tool}.py", *map(str, arguments)])
-        spec = importlib.util.spec_from_file_location(f"{tool}_script", REPOSITORY / f"tools/{tool}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        module.main()
-
     monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
     forget_builtin_datasets()
-    yield call
+    yield partial(run_here, example_root)
     forget_builtin_datasets()
     for file in tmp_path.rglob("*.json"):
         unregister_part_dataset(str(file))

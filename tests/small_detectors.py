@@ -27,6 +27,7 @@ SMALL_DETECTOR = [
     *["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "41", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "16"],
     *["MODEL.SEM_SEG_HEAD.ASPP_CHANNELS", "16", "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", "[8]"],
     *["SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "0", "ROBUST_EVAL.SELF_CHECK_IMAGES", "0"],
+    *["TRACKING.IMAGES", "0"],  # as in SMALL
 ]
 """Options that make any configuration of configs/car_parts small, and put it on the example data."""
 

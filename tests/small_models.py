@@ -35,6 +35,8 @@ SMALL = [
     "1",
     "ROBUST_EVAL.SELF_CHECK_IMAGES",
     "0",
+    "TRACKING.IMAGES",  # drawing them takes longer than such a training
+    "0",
 ]
 """Options that make any model of partbox small enough for a test."""
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,7 @@ import pytest
 from playwright.sync_api import Page
 from report_runs import write_examples, write_run
 from small_models import MODELS, SMALL
+from tool_runs import run_here
 from watched_page import PHONE, Watched
 
 from partbox.evaluation.perturbations import build_perturbations
@@ -40,24 +37,16 @@ def runs(example_root, tmp_path_factory) -> list[Path]:
     """Two finished runs of ``tools/train_net.py``: a plain classifier and a part model."""
     found = []
     for name in ("normal", "part_box"):
-        folder = tmp_path_factory.mktemp("runs") / name
-        command = [sys.executable, "-W", "ignore", str(REPOSITORY / "tools" / "train_net.py"), *MODELS[name], *SHORT]
-        environment = {**os.environ, "DETECTRON2_DATASETS": str(example_root), "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, "OUTPUT_DIR", str(folder)], check=True, env=environment, capture_output=True)
-        found.append(folder)
+        found.append(tmp_path_factory.mktemp("runs") / name)
+        run_here(example_root, "train_net", *MODELS[name], *SHORT, "OUTPUT_DIR", found[-1])
     return found
 
 
 @pytest.fixture(scope="session")
-def report(runs, tmp_path_factory) -> Path:
+def report(example_root, runs, tmp_path_factory) -> Path:
     """Their report, made by the tool."""
     output = tmp_path_factory.mktemp("report") / "report of two models.html"
-    spec = importlib.util.spec_from_file_location("make_report_script", REPOSITORY / "tools" / "make_report.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["make_report.py", *map(str, runs), "--output", str(output)])
-        script.main()
+    run_here(example_root, "make_report", *runs, "--output", output)
     return output
 
 
@@ -173,12 +162,9 @@ def at_a_time(page: Page) -> int:
 
 
 def fitting(page: Page) -> list[dict[str, str]]:
-    """The data of all examples that fit, in order: asked for a page at a time until there are no more."""
-    while page.locator("#more-gallery").is_visible():
-        before = len(shown(page))
-        left = int(page.locator("#more-gallery").text_content().split()[1])
-        page.click("#more-gallery")
-        assert len(shown(page)) == before + left
+    """The data of all examples that fit, in order."""
+    if page.locator("#rest-gallery").is_visible():
+        page.click("#rest-gallery")
     return shown(page)
 
 
@@ -239,6 +225,11 @@ def test_the_gallery_is_shown_a_page_at_a_time_with_the_keyboard(watched: Watche
     assert len(now) == min(2 * size, total)
     focused = page.evaluate("({...document.activeElement.dataset})")
     assert focused == now[size], "reading goes on with the first new one"
+    while more.is_visible():
+        before, left = len(shown(page)), int(more.text_content().split()[1])
+        page.click("#more-gallery")
+        assert len(shown(page)) == before + left
+    assert len(shown(page)) == total
     page.click("#reset-gallery")
     assert len(shown(page)) == size
     page.locator("#rest-gallery").focus()

@@ -63,7 +63,7 @@ def read_all(loader, given: list) -> None:
     ("how", "workers", "method"),
     [
         ("killed", 3, "fork"),
-        ("killed", 1, "spawn"),
+        pytest.param("killed", 1, "spawn", marks=pytest.mark.slow),
         # after such an end torch waits up to 5 s for each process that the dead one may have kept from its work
         *(pytest.param(how, 1, "fork", marks=pytest.mark.slow) for how in ("crashed", "exited")),
     ],

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_models import SMALL
+from tool_runs import run_here
 from torch.utils.data import DataLoader
 
 from partbox.engine.checkpoint import RunCheckpointer
@@ -79,9 +80,7 @@ def same(first: dict, second: dict) -> bool:
 def whole(example_root, tmp_path_factory):
     """The folder of a training that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-W", "ignore", str(REPOSITORY / "tools/train_net.py"), *TRAINING]
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(example_root)}
-    subprocess.run([*command, "OUTPUT_DIR", str(folder)], env=environment, check=True, capture_output=True)
+    run_here(example_root, "train_net", *TRAINING, "OUTPUT_DIR", folder)
     return folder
 
 
@@ -119,7 +118,7 @@ def children_of(process: subprocess.Popen) -> list[int]:
 
 
 def test_an_evaluation_ends_at_once_and_goes_on(start, run_tool, whole, tmp_path):
-    attacks = "[{'name': 'pgd', 'eps': '8/255', 'steps': 40}]"
+    attacks = "[{'name': 'pgd', 'eps': '8/255', 'steps': 15}]"
     again = ["--eval-only", "--config-file", whole / "config.yaml", "MODEL.WEIGHTS", whole / "model_best.pth"]
     again += ["ROBUST_EVAL.PERTURBATIONS", attacks, "ROBUST_EVAL.BATCH_SIZE", "1", "DATALOADER.NUM_WORKERS", "1"]
     process = start("train_net", *again, "OUTPUT_DIR", tmp_path / "run")

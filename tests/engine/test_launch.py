@@ -67,13 +67,12 @@ def results_of(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())["results"]
 
 
-def test_torchrun_and_num_gpus_train_the_same_model_which_one_process_evaluates_to_the_same_numbers(start, tmp_path):
-    code, out, err = finished(start(TOOL, "--num-gpus", 2, *RUN, "OUTPUT_DIR", tmp_path / "two"))
-    assert code == 0, err[-3000:]
-    assert "clean" in out  # the table, whichever process finished last
+@pytest.mark.slow
+def test_torchrun_and_num_gpus_train_the_same_model(start, tmp_path):
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    code, _, err = finished(start(*torchrun, TOOL, *RUN, "OUTPUT_DIR", tmp_path / "torchrun"))
-    assert code == 0, err[-3000:]
+    for name, command in (("two", [TOOL, "--num-gpus", 2]), ("torchrun", [*torchrun, TOOL])):
+        code, _, err = finished(start(*command, *RUN, "OUTPUT_DIR", tmp_path / name))
+        assert code == 0, err[-3000:]
     one, other = (results_of(tmp_path / name) for name in ("two", "torchrun"))
     assert one["by_perturbation"] == other["by_perturbation"]
     lines = [(tmp_path / name / "metrics.json").read_text().splitlines() for name in ("two", "torchrun")]
@@ -83,10 +82,16 @@ def test_torchrun_and_num_gpus_train_the_same_model_which_one_process_evaluates_
     ]
     assert measured[0] == measured[1]
     assert measured[0]
-    assert "processes=2" in (tmp_path / "two/command.txt").read_text()
-    alone = ["--eval-only", *RUN, "MODEL.WEIGHTS", tmp_path / "two/model_best.pth", "OUTPUT_DIR", tmp_path / "one"]
-    code, _, err = finished(start(TOOL, *alone))
+
+
+def test_what_two_processes_trained_one_process_evaluates_to_the_same_numbers(start, run_tool, tmp_path):
+    code, out, err = finished(start(TOOL, "--num-gpus", 2, *RUN, "OUTPUT_DIR", tmp_path / "two"))
     assert code == 0, err[-3000:]
+    assert "clean" in out  # the table, whichever process finished last
+    one = results_of(tmp_path / "two")
+    assert "processes=2" in (tmp_path / "two/command.txt").read_text()
+    weights = ["MODEL.WEIGHTS", tmp_path / "two/model_best.pth"]
+    run_tool("train_net", "--eval-only", *RUN, *weights, "OUTPUT_DIR", tmp_path / "one")
     assert results_of(tmp_path / "one")["by_perturbation"] == one["by_perturbation"]
     records = [(tmp_path / name / "records.jsonl").read_text() for name in ("one", "two")]
     assert records[0] == records[1]
@@ -104,10 +109,10 @@ def children_of(process: int) -> dict[int, str]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find a process's children")
 def test_when_one_process_of_an_evaluation_dies_the_others_finish_and_the_same_command_does_the_rest(
-    start, teacher, tmp_path
+    start, run_tool, teacher, tmp_path
 ):
     folder = teacher(*RUN)
-    attack = ["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd', 'eps': '8/255', 'steps': 40, 'restarts': 3}]"]
+    attack = ["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'pgd', 'eps': '8/255', 'steps': 20, 'restarts': 3}]"]
     weights = ["MODEL.WEIGHTS", folder / "model_final.pth", *attack]
     command = [TOOL, "--eval-only", "--num-gpus", 2, *RUN, *weights, "OUTPUT_DIR", tmp_path / "two"]
     process = start(*command)
@@ -133,8 +138,7 @@ def test_when_one_process_of_an_evaluation_dies_the_others_finish_and_the_same_c
     assert not (tmp_path / "two/results.json").exists()
     code, _, err = finished(start(*command))
     assert code == 0, err[-3000:]
-    code, _, err = finished(start(TOOL, "--eval-only", *RUN, *weights, "OUTPUT_DIR", tmp_path / "one"))
-    assert code == 0, err[-3000:]
+    run_tool("train_net", "--eval-only", *RUN, *weights, "OUTPUT_DIR", tmp_path / "one")
     assert results_of(tmp_path / "two") == results_of(tmp_path / "one")
 
 

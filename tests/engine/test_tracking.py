@@ -105,7 +105,7 @@ def test_nothing_is_computed_when_off(run_tool, tmp_path, monkeypatch):
 
 
 def test_only_the_main_process_draws(example_dataset, monkeypatch):
-    cfg = small_config(example_dataset, *QUICK)
+    cfg = small_config(example_dataset, *QUICK, "TRACKING.IMAGES", "3")
     model = build_classifier(cfg)
     assert build_validation(cfg, model)().picture is not None
     monkeypatch.setattr(build, "is_main", lambda: False)

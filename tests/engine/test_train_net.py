@@ -44,6 +44,7 @@ SHORT = [
     *["ADVERSARY.EPS_WARMUP_ITERS", "3", "ADVERSARY.VALIDATION_STEPS", "1", "SOLVER.EMA.ENABLED", "True"],
     *["ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}, {'name': 'pgd', 'eps': '8/255', 'steps': 2}]"],
 ]
+FEW_IMAGES = ["ROBUST_EVAL.NUM_IMAGES", "4", "ADVERSARY.VALIDATION_IMAGES", "4"]
 
 
 @pytest.fixture
@@ -68,7 +69,8 @@ def test_every_objective_and_attack_works_from_the_command_line(run, tmp_path, o
         {"name": "fab", "eps": "8/255", "steps": 2, "targeted": True, "targets": 2},
         {"name": "square", "eps": "8/255", "queries": 5},
     ]
-    run(*SHORT, "OUTPUT_DIR", tmp_path, "ADVERSARY.OBJECTIVE", *options, "ROBUST_EVAL.PERTURBATIONS", attacks)
+    few = ["ROBUST_EVAL.PERTURBATIONS", attacks, "ROBUST_EVAL.NUM_IMAGES", "8"]
+    run(*SHORT, "OUTPUT_DIR", tmp_path, "ADVERSARY.OBJECTIVE", *options, *few)
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert any(logged in line for line in lines)
     results = json.loads((tmp_path / "results.json").read_text())["results"]
@@ -140,7 +142,7 @@ def check_examples(folder: Path, again: Path) -> None:
 
 def test_a_run_is_continued_with_the_same_configuration_only(run, tmp_path):
     """Else the results would describe a model that was never trained."""
-    quick = [*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run"]
+    quick = [*SHORT, *FEW_IMAGES, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run"]
     run(*quick)
     for change in (["ADVERSARY.EPS", "4/255"], ["SEED", "2"], ["SOLVER.MAX_ITER", "8"]):
         with pytest.raises(ValueError, match=change[0].replace(".", r"\.")):
@@ -152,7 +154,7 @@ def test_a_run_is_continued_with_the_same_configuration_only(run, tmp_path):
 
 def test_another_evaluation_does_not_overwrite_the_results(run, tmp_path):
     folder = tmp_path / "run"
-    run(*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
+    run(*SHORT, *FEW_IMAGES, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
     weights = ["--eval-only", "--config-file", folder / "config.yaml", "MODEL.WEIGHTS", folder / "model_best.pth"]
     with pytest.raises(ValueError, match="another OUTPUT_DIR"):
         run(*weights, "ROBUST_EVAL.PERTURBATIONS", "[{'name': 'clean'}]")
@@ -169,7 +171,7 @@ def test_two_processes_do_not_share_a_folder(run, tmp_path):
 
 
 def test_mixed_precision_trains(run, tmp_path):
-    run(*SHORT, "SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run")
+    run(*SHORT, *FEW_IMAGES, "SOLVER.AMP.ENABLED", "True", "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run")
     losses = [json.loads(line)["total_loss"] for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
     assert losses
     assert all(0 < loss < 10 for loss in losses)
@@ -179,16 +181,18 @@ def test_mixed_precision_trains(run, tmp_path):
 
 def test_resuming_a_finished_run_changes_nothing(run, tmp_path):
     folder = tmp_path / "run"
-    run(*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
+    options = [*SHORT, *FEW_IMAGES, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder]
+    run(*options)
     before = (folder / "model_final.pth").read_bytes()
-    run(*SHORT, "SOLVER.MAX_ITER", "4", "--resume", "OUTPUT_DIR", folder)
+    run(*options, "--resume")
     assert (folder / "model_final.pth").read_bytes() == before
 
 
 def test_a_finished_folder_is_not_overwritten(run, tmp_path):
-    run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
+    options = [*SHORT, *FEW_IMAGES, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", tmp_path / "run"]
+    run(*options)
     with pytest.raises(ValueError, match="--resume"):
-        run(*SHORT, "OUTPUT_DIR", tmp_path / "run")
+        run(*options)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path, capsys):
@@ -239,7 +243,9 @@ def start(root: Path, folder: Path, *arguments: str) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("kill_after", ["resume_0000003.pth", "resume_0000007.pth"])
+@pytest.mark.parametrize(
+    "kill_after", ["resume_0000003.pth", pytest.param("resume_0000007.pth", marks=pytest.mark.slow)]
+)
 def test_resume_after_kill_ends_in_the_same_bits(run, example_root, tmp_path, kill_after):
     """Killed at whatever moment after a checkpoint; the rest must not notice."""
     process = start(example_root, tmp_path / "killed", "SOLVER.MAX_ITER", "12")
@@ -268,7 +274,7 @@ def test_resume_after_kill_ends_in_the_same_bits(run, example_root, tmp_path, ki
 def test_a_killed_evaluation_goes_on_and_ends_in_the_same_numbers(run, example_root, tmp_path):
     folder = tmp_path / "run"
     run(*SHORT, "SOLVER.MAX_ITER", "4", "OUTPUT_DIR", folder)
-    attacks = "[{'name': 'pgd', 'eps': '8/255', 'steps': 150}, {'name': 'corruption', 'kind': 'fog', 'severity': 2}]"
+    attacks = "[{'name': 'pgd', 'eps': '8/255', 'steps': 20}, {'name': 'corruption', 'kind': 'fog', 'severity': 2}]"
     again = ["--eval-only", "--config-file", folder / "config.yaml", "MODEL.WEIGHTS", folder / "model_best.pth"]
     again += ["ROBUST_EVAL.PERTURBATIONS", attacks, "ROBUST_EVAL.BATCH_SIZE", "2"]
     # SHORT comes first in start(); what follows overrides its attacks
@@ -329,7 +335,7 @@ def own_keys() -> set[str]:
 def test_no_key_is_parsed_and_ignored(run, monkeypatch, tmp_path):
     """Every key that partbox adds is read while the models are trained; an option that nothing reads does nothing."""
     reads = record_reads(monkeypatch)
-    quick = [*SHORT, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.EMA.DECAY", "0.9"]
+    quick = [*SHORT, "SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1", "SOLVER.EMA.DECAY", "0.9", *FEW_IMAGES]
     for name in ("normal", "part_box", "part_pooling", "part_to_class", "masks_multiply", "part_box_keypoint"):
         run(*quick, *MODELS[name], "OUTPUT_DIR", tmp_path / name)
     run(*quick, *DETECTOR_MODELS["dino_box_sequence_sorted"], "OUTPUT_DIR", tmp_path / "detector")
@@ -347,14 +353,14 @@ def test_no_key_is_parsed_and_ignored(run, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_configuration_file_trains(run, tmp_path, config):
-    """20 iterations of each, on the example data and small images, with everything else as the file says."""
+    """10 iterations of each, on the example data and small images, with everything else as the file says."""
     run(
         *["--config-file", config, "OUTPUT_DIR", tmp_path / "run"],
         # a detector needs as many tokens as it has queries
         *["INPUT.SIZE", "(64, 64)" if "dino" in config.stem else "(32, 32)"],
-        *["SOLVER.MAX_ITER", "20", "SOLVER.IMS_PER_BATCH", "4", "ROBUST_EVAL.NUM_IMAGES", "4", "TEST.EVAL_PERIOD", "0"],
+        *["SOLVER.MAX_ITER", "10", "SOLVER.IMS_PER_BATCH", "4", "ROBUST_EVAL.NUM_IMAGES", "4", "TEST.EVAL_PERIOD", "0"],
         *["SOLVER.BASE_LR", "0.0001"],  # the files' rates are for their own batch sizes
-        *["ADVERSARY.CLEAN_ITERS", "10", "ADVERSARY.EPS_WARMUP_ITERS", "5", "ADVERSARY.VALIDATION_IMAGES", "4"],
+        *["ADVERSARY.CLEAN_ITERS", "4", "ADVERSARY.EPS_WARMUP_ITERS", "3", "ADVERSARY.VALIDATION_IMAGES", "4"],
         *["DATASETS.TRAIN", "('example_train',)", "DATASETS.VALIDATION", "('example_val',)"],
         *["DATASETS.TEST", "('example_test',)", "MODEL.DEVICE", "cpu"],
         # the network sees an image a dozen times

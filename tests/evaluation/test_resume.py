@@ -50,7 +50,7 @@ class Job:
     def __init__(self, dataset, *, batch_size: int = 6, workers: int = 0, specs: list[dict] = SPECS) -> None:
         cfg = small_config(dataset, *MODELS["part_box"])
         self.model = build_classifier(cfg)
-        self.records = dataset.records
+        self.records = dataset.records[:36]
         mapper = PartDatasetMapper.from_config(cfg, is_train=False)
         self.batches = RecordBatches(self.records, mapper, batch_size=batch_size, workers=workers)
         self.perturbations = build_perturbations(specs)

@@ -16,6 +16,7 @@ import torch
 from part_dataset_files import forget_builtin_datasets
 from slurm_jobs import Job
 from small_models import SMALL, small_config
+from tool_runs import run_here
 
 from partbox.engine.build import build_classifier
 from partbox.engine.checkpoint import save_weights
@@ -95,7 +96,10 @@ def local(example_root, tmp_path_factory):
         if processes not in folders:
             folders[processes] = tmp_path_factory.mktemp("local") / "run"
             options = ["--config-file", CONFIG, *TRAINING, "OUTPUT_DIR", folders[processes]]
-            tool("train_net", "--num-gpus", processes, *options)
+            if processes == 1:
+                run_here(example_root, "train_net", *options)
+            else:
+                tool("train_net", "--num-gpus", processes, *options)
         return folders[processes]
 
     return train
@@ -120,7 +124,11 @@ def test_a_training_on_two_nodes_equals_two_processes_here(submit_slurm, local, 
 
 
 @pytest.mark.parametrize(
-    ("nodes", "signal", "batch"), [(2, "USR1", True), (1, "TERM", False)], ids=["before-the-limit", "preemption"]
+    ("nodes", "signal", "batch"),
+    [
+        pytest.param(2, "USR1", True, id="before-the-limit"),
+        pytest.param(1, "TERM", False, id="preemption", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signalled_job_is_requeued_and_ends_in_the_same_bits(sbatch, local, tmp_path, nodes, signal, batch):
     folder = tmp_path / "run"
@@ -161,7 +169,8 @@ def runs(example_root, example_dataset, tmp_path):
     return folders
 
 
-def test_a_sweep_of_evaluations_is_merged_into_one_file(submit_slurm, runs, tmp_path):
+@pytest.mark.slow
+def test_a_sweep_of_evaluations_is_merged_into_one_file(submit_slurm, run_tool, runs, tmp_path):
     attack = "{name: pgd, eps: 8/255, steps: 2}"
     asked = ["--runs", *runs, "--perturbation", "clean", "--perturbation", attack, "--folder", tmp_path / "sweep"]
     submit_slurm("sweep", *asked, "--mem", "2500M", "--parallel", 3)
@@ -175,7 +184,7 @@ def test_a_sweep_of_evaluations_is_merged_into_one_file(submit_slurm, runs, tmp_
     ]
     here = ["--eval-only", "--config-file", runs[1] / "config.yaml", "MODEL.WEIGHTS", runs[1] / "model_final.pth"]
     specs = "[{'name': 'pgd', 'eps': '8/255', 'steps': 2}]"
-    tool("train_net", *here, "ROBUST_EVAL.PERTURBATIONS", specs, "OUTPUT_DIR", tmp_path / "here")
+    run_tool("train_net", *here, "ROBUST_EVAL.PERTURBATIONS", specs, "OUTPUT_DIR", tmp_path / "here")
     results = json.loads((tmp_path / "here/results.json").read_text())
     assert document["cells"][3]["results"] == results["results"]
     assert document["cells"][3]["provenance"]["versions"] == results["versions"]
@@ -243,7 +252,7 @@ def has_gpus() -> bool:
     return "gpu" in subprocess.run(["sinfo", "--noheader", "--format=%G"], capture_output=True, text=True).stdout
 
 
-def test_an_evaluation_by_hand_is_requeued_once_and_counts_no_image_twice(sbatch, runs, tmp_path):
+def test_an_evaluation_by_hand_is_requeued_once_and_counts_no_image_twice(sbatch, run_tool, runs, tmp_path):
     """As the comment in eval.sbatch says; both tasks hear the signal, and both want to requeue the job."""
     attack = [
         "ROBUST_EVAL.PERTURBATIONS",
@@ -257,7 +266,7 @@ def test_an_evaluation_by_hand_is_requeued_once_and_counts_no_image_twice(sbatch
     records = [tmp_path / f"run/records/process-{process}-of-2.jsonl" for process in (0, 1)]
     job.until(lambda: all(path.exists() and path.stat().st_size for path in records))
     job.signal("USR1", batch=False)
-    tool("train_net", "--eval-only", *command, "OUTPUT_DIR", tmp_path / "here")
+    run_tool("train_net", "--eval-only", *command, "OUTPUT_DIR", tmp_path / "here")
     assert job.ended() == "COMPLETED", job.text
     assert job.fields["Restarts"] == "1"
     assert "FAILED: " not in job.text
@@ -331,9 +340,9 @@ def test_a_broken_configuration_is_refused_before_anything_is_submitted(runs, tm
     assert not (tmp_path / "run/slurm/submissions.json").exists()
 
 
-def test_a_cancelled_job_leaves_no_half_written_file_and_is_not_requeued(sbatch, tmp_path):
+def test_a_cancelled_job_leaves_no_half_written_file_and_is_not_requeued(sbatch, run_tool, tmp_path):
     folder = tmp_path / "run"
-    often = [*TRAINING, "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.MAX_ITER", "150"]
+    often = [*TRAINING, "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.MAX_ITER", "100"]
     job = sbatch("train.sbatch", [], "--config-file", CONFIG, *often, "OUTPUT_DIR", folder)
     job.until(lambda: (folder / "resume_0000003.pth").exists())
     subprocess.run(["scancel", job.number], check=True)
@@ -346,7 +355,7 @@ def test_a_cancelled_job_leaves_no_half_written_file_and_is_not_requeued(sbatch,
     for line in (folder / "metrics.json").read_text().splitlines():
         json.loads(line)
     (folder / ".results.json.x.tmp").write_text("what a kill might have left")
-    tool("train_net", "--resume", "--config-file", CONFIG, *often, "OUTPUT_DIR", folder)
+    run_tool("train_net", "--resume", "--config-file", CONFIG, *often, "OUTPUT_DIR", folder)
     assert (folder / "results.json").is_file()
     assert not list(folder.rglob("*.tmp"))
 
