@@ -25,6 +25,12 @@ LONGEST = (
     "test_train_net.py",
     "test_tour.py",
     "test_autoattack.py",
+    "test_detectron2_subject.py",
+    "test_train_detector.py",
+    "test_setup_env.py",
+    "test_interruption.py",
+    "test_report_in_a_browser.py",
+    "test_full_size_configs.py",
 )
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

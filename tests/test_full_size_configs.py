@@ -123,7 +123,10 @@ def test_a_dead_layer_and_a_wrong_number_of_classes_are_seen():
         detector_plan(config(path, *small, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "81"), size=SIZES["MaskDINO"])
 
 
-@pytest.mark.parametrize(("folder", "name"), [("partimagenet", "maskdino_R50"), ("paco", "dino_4scale_R50")])
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("partimagenet", "maskdino_R50"), pytest.param("paco", "dino_4scale_R50", marks=pytest.mark.slow)],
+)
 def test_weights_of_coco_start_a_model_of_parts(folder, name, tmp_path):
     """Everything but the class heads is what the file says, and nothing else is left out."""
     cfg = config(REPOSITORY / f"configs/{folder}/{name}.yaml", "MODEL.WEIGHTS", str(tmp_path / "coco.pth"))

@@ -203,7 +203,7 @@ def test_robust_accuracy_is_the_official_one(shared, name, model_name, norm, eps
         ("at", "linf", 0.2, "ce"),
         ("at", "linf", 0.2, "dlr"),
         ("at", "l2", 2.0, "ce"),
-        ("at3", "linf", 0.2, "dlr"),
+        pytest.param("at3", "linf", 0.2, "dlr", marks=pytest.mark.slow),
         pytest.param("at", "l2", 2.0, "dlr", marks=pytest.mark.slow),
         pytest.param("at3", "linf", 0.2, "ce", marks=pytest.mark.slow),
     ],

@@ -40,7 +40,7 @@ def run_script(command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["plain", "a user's $data"])
+@pytest.mark.parametrize("name", [pytest.param("plain", marks=pytest.mark.slow), "a user's $data"])
 def test_a_prepared_data_set(tmp_path, name):
     file, images = animals(12).write(tmp_path)
     output = tmp_path / name

@@ -84,7 +84,9 @@ def whole(example_root, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGUSR1, 0), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [pytest.param(signal.SIGUSR1, 0, marks=pytest.mark.slow), (signal.SIGTERM, 2)]
+)
 def test_a_signalled_training_goes_on_and_ends_in_the_same_bits(start, run_tool, whole, tmp_path, number, workers):
     """At whatever moment; everybody hears the signal, as Slurm sends it, also the data workers."""
     folder = tmp_path / "run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +111,22 @@ def test_only_the_main_process_draws(example_dataset, monkeypatch):
     assert build_validation(cfg, model)().picture is not None
     monkeypatch.setattr(build, "is_main", lambda: False)
     assert build_validation(cfg, model)().picture is None
+
+
+def test_parts_of_an_evaluation_that_end_at_once_write_their_curves_in_turn(example_dataset, tmp_path, monkeypatch):
+    """Each removes the folder of the curves and makes it anew."""
+    (tmp_path / "records").mkdir()
+    alone = []
+
+    def look(*_: object) -> None:
+        with open(tmp_path / "records/.lock", "ab") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone.append(True)
+
+    monkeypatch.setattr(evaluation_tracking, "_track", look)
+    cfg = small_config(example_dataset, *QUICK, "OUTPUT_DIR", str(tmp_path))
+    evaluation_tracking.track_evaluation(cfg, SimpleNamespace(), class_names=(), part_names=())
+    assert alone == [True]
 
 
 def batches_of(cfg, dataset, count=6):

@@ -36,7 +36,13 @@ def run(run_tool):
     return call
 
 
-@pytest.mark.parametrize("name", [*DETECTORS, *TRANSFORMERS, SEGMENTER])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("faster_rcnn", marks=pytest.mark.slow),  # mask_rcnn is that and more
+        *[name for name in (*DETECTORS, *TRANSFORMERS, SEGMENTER) if name != "faster_rcnn"],
+    ],
+)
 def test_every_configuration_trains_and_is_evaluated(run, tmp_path, name):
     extra = ANCHORS if name == "retinanet" else SMALL_TRANSFORMER if name in TRANSFORMERS else []
     run(name, *SHORT, *extra, "OUTPUT_DIR", tmp_path / "run")

@@ -362,7 +362,8 @@ def test_every_configuration_file_trains(run, tmp_path, config):
         *["SOLVER.BASE_LR", "0.0001"],  # the files' rates are for their own batch sizes
         *["ADVERSARY.CLEAN_ITERS", "4", "ADVERSARY.EPS_WARMUP_ITERS", "3", "ADVERSARY.VALIDATION_IMAGES", "4"],
         *["DATASETS.TRAIN", "('example_train',)", "DATASETS.VALIDATION", "('example_val',)"],
-        *["DATASETS.TEST", "('example_test',)", "MODEL.DEVICE", "cpu", "ROBUST_EVAL.SELF_CHECK_IMAGES", "1"],
+        *["DATASETS.TEST", "('example_test',)", "MODEL.DEVICE", "cpu"],
+        *["ROBUST_EVAL.SELF_CHECK_IMAGES", "1" if config.stem in ("normal", "part_box", "masked_images") else "0"],
     )
     results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     assert results["images"] == 4

@@ -307,11 +307,11 @@ def test_self_checks_of_a_detector(learned, monkeypatch):
     specs = [{"name": "detector-pgd", "eps": "12/255", "steps": 8, "goal": goal} for goal in ("vanish", "mislabel")]
     attacks = build_perturbations(specs)[1:]
     subject = subject_of(learned.cfg, learned.model)
-    samples = [learned.mapper(record) for record in learned.records[:3]]
+    samples = [learned.mapper(record) for record in learned.records[:2]]
 
     def failed() -> dict[str, str]:
         with attack_mode(learned.model):
-            found = subject.self_checks(samples, attacks, [False] * 3, 0)
+            found = subject.self_checks(samples, attacks, [False] * 2, 0)
         return {check.name: check.reason for check in found if not check.passed}
 
     assert failed() == {}

@@ -135,7 +135,7 @@ def test_the_run_marks_the_result_unreliable(example_dataset, monkeypatch):
 
     def results() -> dict:
         outcome = evaluate(model, batches, perturbations, progress=False)
-        self_checks(as_subject(model), batches, perturbations, outcome, images=5, seed=1)
+        self_checks(as_subject(model), batches, perturbations, outcome, images=2, seed=1)
         return outcome.results
 
     honest = results()

@@ -278,6 +278,7 @@ def test_an_evaluation_by_hand_is_requeued_once_and_counts_no_image_twice(sbatch
     assert results[0] == results[1]
 
 
+@pytest.mark.slow
 def test_lines_of_a_file_are_an_array_by_hand(sbatch, runs, tmp_path):
     """As the comment in sweep.sbatch says: one task per GPU, blanks in paths, and a job that gets few variables."""
     folder = tmp_path / "my sweep"
