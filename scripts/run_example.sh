@@ -2,7 +2,7 @@
 # The main job, from nothing to a table and a page with pictures: environment, example data, two models trained
 # adversarially with equal budgets, both attacked.
 #
-#     bash scripts/run_example.sh                    about 10 minutes on 2 CPU cores after the environment
+#     bash scripts/run_example.sh                    8 to 15 minutes on 2 CPU cores after the environment
 #     PARTBOX_OUTPUT=output/quick bash scripts/run_example.sh SOLVER.MAX_ITER 20
 #                                                    a quick look; KEY VALUE pairs go to the training of both models
 #

@@ -303,6 +303,8 @@ step_detectron2() {
 
 step_partbox() {
     pip_install --no-deps --no-build-isolation -e "$REPO" || fail_pip "installing partbox itself"
+    # What pip leaves is asked after the folders of sys.path, and in the folder above a clone "partbox" is that clone.
+    say "$REPO/projects" >"$(site_packages)/partbox-source.pth"
 }
 
 # -I: neither the current folder nor PYTHONPATH may stand in for what is not installed. One process for all: importing

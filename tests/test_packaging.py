@@ -201,6 +201,15 @@ def test_scripts_are_executable_and_parse(script: str) -> None:
     subprocess.run(["bash", "-n", REPO / script], check=True)
 
 
+def test_a_folder_of_that_name_in_the_current_one_is_not_taken_for_the_package(tmp_path):
+    """As where a clone lies: Python would make a package of any folder."""
+    (tmp_path / "partbox/projects").mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", "import partbox; print(partbox.__version__)"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_missing_detectron2_is_explained_and_attacks_do_not_need_it():
     code = (
         "import sys; sys.modules['detectron2'] = None\n"

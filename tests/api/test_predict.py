@@ -134,6 +134,7 @@ def test_parts_of_masks_are_regions_at_the_size_of_the_image(classifier_run, pho
         assert part.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         covered += part.mask
     assert covered.max() == 1  # a pixel shows one part
+    assert [part.score for part in model.predict(image).parts] == scores, "each has won: none is left out unasked"
     middle = scores[len(scores) // 2]
     assert [part.score for part in model.predict(image, min_score=middle).parts] == [s for s in scores if s >= middle]
 

@@ -29,6 +29,15 @@ def test_other_eps_are_refused(bad):
         parse_eps(bad)
 
 
+def test_grey_levels_are_no_eps():
+    for eps in (8, "8", 1.001):
+        with pytest.raises(ValueError, match="8 grey levels are 8/255"):
+            ThreatModel("linf", eps)
+    assert ThreatModel("linf", 1).eps == 1
+    assert ThreatModel("l2", 8).eps == 8
+    assert ThreatModel("linf", 0.5).scaled(3).eps == 1.5, "where APGD begins"
+
+
 def test_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="linf"):
         ThreatModel("l0", 0.1)
@@ -58,7 +67,7 @@ def test_projection_is_allowed_and_idempotent(norm, seed, eps):
     generator = torch.Generator().manual_seed(seed)
     clean = torch.rand(3, 3, 5, 4, generator=generator)
     wild = clean + torch.randn(3, 3, 5, 4, generator=generator)
-    threat = ThreatModel(norm, eps)
+    threat = ThreatModel(norm, eps / 2).scaled(2)
     once = threat.project(clean, wild)
     assert float(once.min()) >= 0
     assert float(once.max()) <= 1

@@ -47,7 +47,7 @@ def test_a_prepared_data_set(tmp_path, name):
     options = ["--annotations", str(file), "--images", str(images), "--output", str(output), "--workers", "1"]
     run_script(shell_line(["datasets/prepare_coco_parts.py", *options]))
     check_explained(output)
-    look, train, again = commands_in((output / "README.txt").read_text())
+    look, train, detector, again = commands_in((output / "README.txt").read_text())
     before = tree(output)
     assert "24 of 24 crops were there from an earlier run" in run_script(again)
     assert tree(output) == before
@@ -59,6 +59,9 @@ def test_a_prepared_data_set(tmp_path, name):
     cfg = load_config(None, arguments.options)
     given = [cfg.DATASETS.TRAIN, cfg.DATASETS.VALIDATION, cfg.DATASETS.TEST]
     assert given == [(str(output / f"{split}.json"),) for split in ("train", "val", "test")]
+    python, tool, *words = words_in_a_shell(detector)
+    cfg = load_config(None, parsed(Example(tool, tuple(words))).options)
+    assert (tool, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ("tools/train_detector.py", given[0], given[2])
 
 
 def test_an_interrupted_preparation_explains_itself_too(tmp_path, monkeypatch):

@@ -205,6 +205,25 @@ def test_dry_run_prints_the_plan_and_writes_nothing(run, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_one_class_is_refused_before_work_starts(run, example_root, tmp_path):
+    """Its logits would say nothing, and the first attack would end the training."""
+    labels = json.loads((example_root / "example/train.json").read_text())
+    first = labels["classes"][0]
+    labels["images"] = [image for image in labels["images"] if image["class_id"] == first["id"]]
+    kept = {image["id"] for image in labels["images"]}
+    labels["annotations"] = [one for one in labels["annotations"] if one["image_id"] in kept]
+    labels["categories"] = [one for one in labels["categories"] if one["supercategory"] == first["name"]]
+    labels["classes"] = [first]
+    (tmp_path / "images").symlink_to(example_root / "example/images")
+    (tmp_path / "one.json").write_text(json.dumps(labels))
+    keys = [f"DATASETS.{split}" for split in ("TRAIN", "VALIDATION", "TEST")]
+    options = [word for key in keys for word in (key, f"('{tmp_path}/one.json',)")]
+    for extra in (["--dry-run"], []):
+        with pytest.raises(ConfigError, match=rf"one\.json, are of one class, {first['name']}: .*train_detector.py"):
+            run(*SHORT, "OUTPUT_DIR", tmp_path / "run", *options, *extra)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

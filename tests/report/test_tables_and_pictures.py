@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from partbox.report.learning_curves import save_learning_curves
+from partbox.report.learning_curves import save_learning_curves, validations
 from partbox.report.table import results_table, seeds_table
 
 
@@ -43,8 +43,25 @@ def test_the_table_shows_every_attack_of_every_run():
 
 def test_noise_is_not_named_among_the_attacks():
     one = run(0.5, {"pgd-20 linf 8/255": 0.25})
-    one["results"]["by_perturbation"]["noise linf 8/255"] = {"settings": {"name": "noise"}}
+    one["results"]["by_perturbation"]["noise linf 8/255"] = {
+        "settings": {"name": "noise"},
+        "accuracy": 0.5,
+    }
     assert cells(results_table({"a": one}))[0][2] == "robust % linf 8/255 (pgd-20)"
+
+
+def test_noise_and_a_few_corruptions_have_columns_of_their_own():
+    one = run(0.5, {"pgd-20 linf 8/255": 0.25})
+    others = {"noise linf 8/255": ("noise", 0.45), "fog 3": ("corruption", 0.125)}
+    entries = {name: {"settings": {"name": kind}, "accuracy": value} for name, (kind, value) in others.items()}
+    one["results"]["by_perturbation"] |= entries
+    plain = run(0.5, {"pgd-20 linf 8/255": 0.25})
+    rows = cells(results_table({"a": one, "b": plain}))
+    assert rows[0][3:5] == ["noise linf 8/255 %", "fog 3 %"]
+    assert [row[2:5] for row in rows[2:]] == [["25.0", "45.0", "12.5"], ["25.0", "-", "-"]]
+    fog = {f"fog {number}": entries["fog 3"] for number in range(7)}
+    one["results"]["by_perturbation"] |= fog
+    assert len(cells(results_table({"a": one}))[0]) == 6, "a benchmark of corruptions is for the report"
 
 
 def test_warnings_and_different_images_cannot_be_overlooked():
@@ -64,6 +81,13 @@ def test_seeds_are_averaged_by_model():
         seeds_table({"a": run(0.5, {})})
     with pytest.raises(ValueError, match="same way"):
         seeds_table({**runs, "a-seed9": run(0.5, {"pgd-9 linf 8/255": 0.1})})
+
+
+def test_a_validation_that_repeats_one_of_its_numbers_is_drawn():
+    values = [(0.5, 0.2), (0.5, 0.2), (0.5, 0.3), (0.5, 0.3), (0.6, 0.3)]
+    keys = ("validation/clean_accuracy", "validation/robust_accuracy")
+    entries = [{"iteration": i, **dict(zip(keys, both, strict=True))} for i, both in enumerate(values)]
+    assert [entry["iteration"] for entry in validations([{"iteration": -1}, *entries])] == [0, 2, 4]
 
 
 def test_learning_curves(tmp_path):

@@ -71,15 +71,17 @@ class Model(ABC):
         return f"{type(self).__name__}({self.weights or 'random weights'}: {names}, on {self.device})"
 
     @overload
-    def predict(self, images: ImageInput, *, channels: str | None = ..., min_score: float = ...) -> Prediction: ...
+    def predict(
+        self, images: ImageInput, *, channels: str | None = ..., min_score: float | None = ...
+    ) -> Prediction: ...
 
     @overload
     def predict(
-        self, images: list[Any] | tuple[Any, ...], *, channels: str | None = ..., min_score: float = ...
+        self, images: list[Any] | tuple[Any, ...], *, channels: str | None = ..., min_score: float | None = ...
     ) -> list[Prediction]: ...
 
     def predict(
-        self, images: Any, *, channels: str | None = None, min_score: float = SCORE
+        self, images: Any, *, channels: str | None = None, min_score: float | None = None
     ) -> Prediction | list[Prediction]:
         """What the model says about an image, or about each of a list.
 
@@ -92,13 +94,14 @@ class Model(ABC):
                 list or tuple of them.
             channels: "rgb", or "bgr" where arrays and tensors are in OpenCV's order, which cannot be seen. Where
                 nothing is said they are read as RGB, with a warning.
-            min_score: parts with a lower score are left out.
+            min_score: parts with a lower score are left out. Where nothing is said, of boxes that a detector found
+                those below 0.5; a region of masks has won against all other parts already, and none is left out.
 
         Raises:
             ImageInputError: not an image, or an ambiguous one.
             ConfigError: a model that cannot answer without labels (oracle), or whose answers are not finite.
         """
-        if not 0 <= min_score <= 1:
+        if min_score is not None and not 0 <= min_score <= 1:
             raise ImageInputError(f"min_score must lie in [0, 1], not {min_score}")
         several = isinstance(images, list | tuple)
         given = images if several else [images]
@@ -129,7 +132,7 @@ class Model(ABC):
         order = said_channels([image], channels, callers=1)
         return _in_unit_range(self._resized(pixels_of(image, channels=order)), self.device)
 
-    def _predict_one(self, image: Tensor, size: tuple[int, int], min_score: float) -> Prediction:
+    def _predict_one(self, image: Tensor, size: tuple[int, int], min_score: float | None) -> Prediction:
         try:
             label, probabilities, parts = self._ask(image, size, min_score)
         except FloatingPointError as error:
@@ -143,7 +146,7 @@ class Model(ABC):
 
     @abstractmethod
     def _ask(
-        self, image: Tensor, size: tuple[int, int], min_score: float
+        self, image: Tensor, size: tuple[int, int], min_score: float | None
     ) -> tuple[str | None, dict[str, float], tuple[Part, ...]]:
         """Label, probabilities and parts of an image as the network sees it, (3, h, w) uint8 or float in [0, 1].
 
@@ -226,7 +229,7 @@ class PartClassifierModel(Model):
         )
 
     def _ask(
-        self, image: Tensor, size: tuple[int, int], min_score: float
+        self, image: Tensor, size: tuple[int, int], min_score: float | None
     ) -> tuple[str | None, dict[str, float], tuple[Part, ...]]:
         # The label is never looked at; an extractor that sees the clean image sees this one: nobody has attacked it.
         sample = {"image": image if image.dtype == torch.uint8 else image * 255, "label": 0}
@@ -238,12 +241,12 @@ class PartClassifierModel(Model):
         label = names[output["label"]]
         return label, dict(zip(names, probabilities, strict=True)), self._parts(output, size, min_score)
 
-    def _parts(self, output: dict[str, Any], size: tuple[int, int], min_score: float) -> tuple[Part, ...]:
+    def _parts(self, output: dict[str, Any], size: tuple[int, int], min_score: float | None) -> tuple[Part, ...]:
         if "part_probabilities" in output:
-            return parts_of_regions(output["part_probabilities"], size, self.part_names, min_score)
+            return parts_of_regions(output["part_probabilities"], size, self.part_names, min_score or 0.0)
         if "instances" in output:
             scaled = detector_postprocess(copy.deepcopy(output["instances"]), *size)
-            return parts_of_instances(scaled, self.part_names, min_score)
+            return parts_of_instances(scaled, self.part_names, SCORE if min_score is None else min_score)
         return ()
 
 
@@ -267,14 +270,15 @@ class DetectorModel(Model):
         return self._names
 
     def _ask(
-        self, image: Tensor, size: tuple[int, int], min_score: float
+        self, image: Tensor, size: tuple[int, int], min_score: float | None
     ) -> tuple[str | None, dict[str, float], tuple[Part, ...]]:
         sample = {"height": size[0], "width": size[1]}
         output = self._output(sample, _in_unit_range(image, self.device))
         if "instances" in output:
-            return None, {}, parts_of_instances(output["instances"], self._names, min_score)
+            least = SCORE if min_score is None else min_score
+            return None, {}, parts_of_instances(output["instances"], self._names, least)
         if "sem_seg" in output:
-            return None, {}, parts_of_regions(output["sem_seg"].softmax(dim=0), size, self._names, min_score)
+            return None, {}, parts_of_regions(output["sem_seg"].softmax(dim=0), size, self._names, min_score or 0.0)
         raise ConfigError(
             f"MODEL.META_ARCHITECTURE {self.cfg.MODEL.META_ARCHITECTURE} gives {', '.join(output) or 'nothing'}, and "
             "predict knows instances and sem_seg"

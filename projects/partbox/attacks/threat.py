@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,7 +64,7 @@ class ThreatModel:
         eps: radius in [0, 1] pixel space; may be given as text, ``"8/255"``.
 
     Raises:
-        ValueError: unknown norm, or eps not finite or negative.
+        ValueError: unknown norm, or eps not finite, negative, or beyond 1 in linf.
     """
 
     norm: Norm
@@ -73,6 +74,8 @@ class ThreatModel:
         if self.norm not in get_args(Norm):
             raise ValueError(unknown("norm", self.norm, get_args(Norm)))
         object.__setattr__(self, "eps", parse_eps(self.eps))
+        if self.norm == "linf" and self.eps > 1:
+            raise ValueError(f"linf eps {self.eps:g} is more than all of [0, 1]; 8 grey levels are 8/255")
 
     def __str__(self) -> str:
         numerator = self.eps * 255
@@ -88,7 +91,9 @@ class ThreatModel:
 
     def scaled(self, factor: float) -> ThreatModel:
         """The same norm with ``factor * eps`` (used by eps warm-up)."""
-        return ThreatModel(self.norm, self.eps * factor)
+        wider = copy.copy(self)  # a search may begin in a ball beyond all images, of which the projection knows nothing
+        object.__setattr__(wider, "eps", self.eps * factor)
+        return wider
 
     def distance(self, images: Tensor, other: Tensor) -> Tensor:
         """Size of the perturbation of each image: (B, ...), (B, ...) -> (B,)."""

@@ -218,12 +218,18 @@ def load_dataset(cfg: CfgNode, names: Sequence[str], what: str) -> PartDataset:
     """The one dataset of a split, checked, its names filled into or compared with the configuration.
 
     Raises:
-        ConfigError: not exactly one name, or other classes or parts; predicted part labels in ``DATASETS.TEST``.
+        ConfigError: not exactly one name, a single class, or other classes or parts; predicted part labels in
+            ``DATASETS.TEST``.
         PartDatasetError: a broken file.
     """
     if len(names) != 1:
         raise ConfigError(f"{what} must name exactly one dataset, not {list(names)}")
     dataset = get_part_dataset(names[0], verify_images=cfg.INPUT.VERIFY_IMAGES)
+    if len(dataset.class_names) < 2:
+        raise ConfigError(
+            f"all images of {what}, {names[0]}, are of one class, {', '.join(dataset.class_names)}: there is nothing "
+            "to classify; tools/train_detector.py trains a detector of its parts (configs/car_parts)"
+        )
     fill_names(cfg, dataset)
     if what == "DATASETS.TEST":
         check_annotated(dataset.records, what, names[0])

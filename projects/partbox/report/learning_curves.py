@@ -29,10 +29,20 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
 def _draw(axes: Axes, entries: list[dict[str, Any]], key: str, label: str, color: str, marker: str = "") -> None:
     points = [(entry["iteration"] + 1, entry[key]) for entry in entries if key in entry]
-    # A validation's values stay in the log until the next one: show each once.
-    points = [point for i, point in enumerate(points) if not i or not marker or point[1] != points[i - 1][1]]
     if points:
         axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker)
+
+
+def validations(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of new validations: what one has measured stays in the log until the next one."""
+    kept: list[dict[str, Any]] = []
+    before: dict[str, Any] = {}
+    for entry in entries:
+        measured = {key: value for key, value in entry.items() if key.startswith("validation/")}
+        if measured != before:
+            kept.append(entry)
+        before = measured
+    return kept
 
 
 def save_learning_curves(folder: str | Path) -> Path | None:
@@ -45,8 +55,9 @@ def save_learning_curves(folder: str | Path) -> Path | None:
     _draw(losses, entries, "loss_class", "class term", BLUE)
     _draw(losses, entries, "loss_part", "part term", GREEN)
     losses.set(xlabel="iteration", ylabel="weighted loss", title=f"{folder.name}: training loss", ylim=(0, None))
-    _draw(accuracies, entries, "validation/clean_accuracy", "clean", BLUE, "o")
-    _draw(accuracies, entries, "validation/robust_accuracy", "under attack", ORANGE, "s")
+    measured = validations(entries)
+    _draw(accuracies, measured, "validation/clean_accuracy", "clean", BLUE, "o")
+    _draw(accuracies, measured, "validation/robust_accuracy", "under attack", ORANGE, "s")
     accuracies.set(xlabel="iteration", ylabel="accuracy", title="validation", ylim=(0, 1))
     for axes in (losses, accuracies):
         axes.grid(alpha=0.3)

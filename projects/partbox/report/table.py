@@ -9,6 +9,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+FEW = 6  # columns of noise and corruptions that a table in a terminal has place for
+
 Run = Mapping[str, Any]
 Runs = Mapping[str, Run]
 
@@ -29,6 +31,17 @@ def robust_columns(run: Run) -> dict[str, float]:
     return columns
 
 
+def other_columns(run: Run) -> dict[str, float]:
+    """Accuracy of a run under noise and single corruptions, by their names; none where there are more than FEW."""
+    entries = run["results"]["by_perturbation"]
+    others = {
+        name: one["accuracy"]
+        for name, one in entries.items()
+        if one.get("settings", {}).get("name") in ("noise", "corruption")
+    }
+    return others if len(others) <= FEW else {}
+
+
 def _columns(runs: Runs) -> list[str]:
     """Columns of all runs, in order of appearance."""
     return list(dict.fromkeys(column for run in runs.values() for column in robust_columns(run)))
@@ -42,7 +55,8 @@ def _check_same_images(runs: Runs) -> None:
 
 
 def results_table(runs: Runs, style: str = "github") -> str:
-    """One row a run: clean accuracy, robust accuracy under each threat model, part mIoU, images, seconds.
+    """One row a run: clean accuracy, robust accuracy under each threat model, accuracy under noise and a few single
+    corruptions, part mIoU, images, seconds.
 
     Warnings of the evaluations follow below the table.
 
@@ -55,6 +69,7 @@ def results_table(runs: Runs, style: str = "github") -> str:
     """
     _check_same_images(runs)
     columns = _columns(runs)
+    others = list(dict.fromkeys(column for run in runs.values() for column in other_columns(run)))
     rows, notes = [], []
     for name, run in runs.items():
         results = run["results"]
@@ -66,12 +81,14 @@ def results_table(runs: Runs, style: str = "github") -> str:
                 name + (" (!)" if results["warnings"] else ""),
                 _percent(results["clean_accuracy"]),
                 *[_percent(robust.get(column)) for column in columns],
+                *[_percent(other_columns(run).get(column)) for column in others],
                 _percent(parts["mIoU"]) if parts else "-",
                 results["images"],
                 f"{run['seconds']:.0f}",
             ]
         )
-    headers = ["model", "clean %", *[f"robust % {column}" for column in columns], "part mIoU %", "images", "seconds"]
+    measured = [*[f"robust % {column}" for column in columns], *[f"{column} %" for column in others]]
+    headers = ["model", "clean %", *measured, "part mIoU %", "images", "seconds"]
     table = tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
     return "\n".join([table, *([""] if notes else []), *[f"(!) {note}" for note in notes]])
 

@@ -35,12 +35,20 @@ def preparation_guide(output: Path, splits: Sequence[str], *, with_images: bool,
             ("look at labels", f"python tools/visualize_parts.py labels --dataset {quoted(first)} --output FOLDER")
         )
         if "train" in splits and "test" in splits:
-            steps.append(("train on it", _training(output, splits)))
+            steps.append(("train a part classifier on it (of two classes or more)", _training(output, splits)))
+            steps.append(("train a detector of its parts", _detector_training(output)))
     entries.append(Entry("shifted/", "copies by datasets/make_shifted.py, each with a README.txt", always=False))
     if command:
         steps.append(("go on after an interruption, or make it again", shell_line(command)))
     title = "A data set of images with labelled parts, made by partbox. Where the part-dataset files are, all is there."
     return text_of(title, [*entries, UNFINISHED], steps)
+
+
+def _detector_training(output: Path) -> str:
+    keys = " ".join(
+        f"DATASETS.{KEYS[split]} {datasets_option(output / f'{split}.json')}" for split in ("train", "test")
+    )
+    return f"python tools/train_detector.py --config-file CONFIG {keys} OUTPUT_DIR FOLDER"
 
 
 def _training(output: Path, splits: Sequence[str]) -> str:
