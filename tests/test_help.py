@@ -65,6 +65,7 @@ def test_the_help_of_every_tool_teaches(tool, command, capsys):
     assert end.value.code == 0
     shown = capsys.readouterr().out
     assert not command or f"All commands: python {tool} --help" in shown
+    assert shown.count("Examples:\n") <= 1
     own = [one for one in examples_in(shown) if one.tool == tool and one.command == command]
     assert any(one.complete for one in own), f"{tool} {command}: no example that can be run as it is"
     for one in examples_in(shown):

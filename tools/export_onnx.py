@@ -60,7 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--run", type=Path, metavar="FOLDER", help="of tools/train_net.py or tools/train_detector.py")
-    model.add_argument("--config-file", type=Path, metavar="FILE", help="instead of a run; needs --weights")
+    model.add_argument(
+        "--config-file", type=Path, metavar="FILE", help="instead of a run; needs --weights, or --random-weights"
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--weights", metavar="FILE", help=f"of the whole model; default: {BEST} of the run, else its {FINAL}"
@@ -78,7 +80,9 @@ def parse_arguments() -> argparse.Namespace:
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the images in pixels; of detectors only"
     )
     parser.add_argument(
-        "--logits-only", action="store_true", help="leave out the parts; the file is smaller where the label is without"
+        "--logits-only",
+        action="store_true",
+        help="leave out the parts, and with them what the label does not need: a smaller file",
     )
     parser.add_argument(
         "--images", type=int, default=defaults.images, metavar="N", help="to compare on, at most (%(default)s)"

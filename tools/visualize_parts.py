@@ -123,14 +123,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the datasets are, and where the pictures go."""
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where all of it is written")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call made there")
     parser.add_argument("--root", metavar="FOLDER", help="of the datasets; default: $DETECTRON2_DATASETS")
     parser.add_argument(
         "--verify",
         choices=VERIFY_LEVELS,
         default="none",
-        help="check every image of the dataset first, its header or all of it, and stop at a bad one (%(default)s)",
+        help="check every image of the dataset first, all of it (decode) or its header, and stop at a bad one; none: "
+        "only what is shown is read (%(default)s)",
     )
 
 

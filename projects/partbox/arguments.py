@@ -83,6 +83,7 @@ def examples_of(description: str | None, tool: str, command: str) -> str:
         tool: such as ``tools/submit_slurm.py``.
         command: such as ``sweep``.
     """
-    shown = [one for one in (description or "").split("\n\n") if f"{tool} {command} " in one]
+    paragraphs = (description or "").replace("Examples:\n", "", 1).split("\n\n")
+    shown = [one for one in paragraphs if f"{tool} {command} " in one]
     examples = "\n\n".join(["Examples:", *shown])
     return f"{examples}\n\nAll commands: python {tool} --help"

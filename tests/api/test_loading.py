@@ -186,6 +186,14 @@ def test_folders_and_files_without_what_is_needed_are_named(classifier_run, tmp_
     assert partbox.load(run, device=torch.device("cpu")).device == torch.device("cpu")
 
 
+def test_a_run_that_does_not_exist_gets_the_nearest_one(classifier_run):
+    run = classifier_run("normal", folder="part_box")
+    with pytest.raises(
+        ConfigError, match=r"part_bx does not exist: no folder of a training run; did you mean .*part_box"
+    ):
+        partbox.load(run.parent / "part_bx")
+
+
 def test_weights_that_would_run_code_or_belong_to_others_are_refused(classifier_run, tmp_path):
     run = classifier_run("normal")
     evil = tmp_path / "evil.pth"

@@ -23,6 +23,7 @@ from partbox.engine.detectors import build_detector, class_count, is_segmenter
 from partbox.engine.hooks.best_checkpoint import BEST, FINAL
 from partbox.engine.setup import load_config, load_dataset
 from partbox.modeling.registration import register_models
+from partbox.suggestions import did_you_mean
 
 from .generators import generators_kept
 from .models import DetectorModel, Model, PartClassifierModel
@@ -77,6 +78,9 @@ def _config_file(source: Path) -> Path:
             f"{source} is by its name a file of weights: load the folder of its run, {source.parent}, or the "
             f"configuration that it belongs to with weights='{source}'"
         )
+    if not source.exists() and not source.suffix:
+        runs = [str(found.parent) for found in source.parent.glob(f"*/{CONFIG}")]
+        raise ConfigError(f"{source} does not exist: no folder of a training run{did_you_mean(str(source), runs)}")
     if not source.is_dir():
         return source  # load_config says so where it is not there
     if (source / CONFIG).is_file():

@@ -221,7 +221,7 @@ def interval_words(measured: Measured) -> str:
     words = (
         f"Below a number: its 95 % interval, from {resampling.resamples} bootstrap resamples of the images (seed "
         f"{resampling.seed}). It says how far the number would move on other images of the same kind, not whether the "
-        "attack was strong enough."
+        "attack was strong enough. “exact”: of 0 or 100 %, where resampling gives no width, the binomial interval."
     )
     grouped = [model for model in measured.models if len(model.runs) > 1]
     if grouped:
