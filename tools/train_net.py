@@ -139,7 +139,7 @@ def train_in_folder(cfg: CfgNode, signals: Interruption, *, resume: bool) -> Non
     records = training_records(cfg, dataset.records, cfg.DATASETS.TRAIN[0])
     model = build_classifier(cfg)
     check_attackable(cfg, model, training=True)
-    logger.info("Part labels used: of %d of %d images", check_supervision(cfg, model, records), len(records))
+    logger.info("Images whose part labels are used: %d of %d", check_supervision(cfg, model, records), len(records))
     optimizer = build_optimizer(cfg, model)
     objective = build_objective(cfg)
     averaging = WeightAveraging(model, decay=cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None

@@ -198,6 +198,7 @@ def test_srun_gives_a_place_and_jobs_beside_each_other_get_other_ports(monkeypat
     assert (min(ports), max(ports)) == (15000, 31999)  # Linux hands out those from 32768 on
 
 
+@pytest.mark.slow
 def test_processes_of_which_one_has_no_gpu_are_told_so(tmp_path):
     """MODEL.DEVICE auto takes the CPU where no GPU is shown, and the others would wait for hours."""
     code = (

@@ -221,7 +221,7 @@ def test_train_then_label_then_train_on_both(run_tool, tmp_path, caplog):
     run_tool("train_net", *both, *weights, "OUTPUT_DIR", tmp_path / "student")
     log = (tmp_path / "student" / "log.txt").read_text()
     assert f"Predicted part labels of {len(predicted)} of 66 images; their weight: 0.5 times their mean score" in log
-    assert f"Part labels used: of {16 + len(predicted)} of 66 images" in log
+    assert f"Images whose part labels are used: {16 + len(predicted)} of 66" in log
     run_tool("train_net", *both, "DATASETS.PSEUDO_LABELS.WEIGHT", "0", "OUTPUT_DIR", tmp_path / "nothing")
     alone, nothing = (
         torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("teacher", "nothing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from small_models import ORACLES, small_config
+from small_models import MODELS, ORACLES, small_config
 
 from partbox.attacks import parse_eps
 from partbox.data.mapper import PartDatasetMapper
@@ -115,6 +115,12 @@ def test_a_part_model_without_part_labels_is_refused(example_dataset):
         example_dataset, *["MODEL.PART.EXTRACTOR.SUPERVISION", "mask", "MODEL.PART.LOSS_WEIGHT", "0"]
     )
     assert check_supervision(without, build_classifier(without), records) == 0
+
+
+@pytest.mark.parametrize("options", [MODELS["normal"], ["MODEL.PART.LOSS_WEIGHT", "0"]])
+def test_a_model_without_a_part_term_uses_no_part_labels(example_dataset, options):
+    cfg = small_config(example_dataset, *options)
+    assert check_supervision(cfg, build_classifier(cfg), example_dataset.records) == 0
 
 
 def test_predicted_labels_that_nothing_uses_are_refused(example_dataset):

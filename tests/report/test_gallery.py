@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from report_runs import write_examples, write_run
 
 from partbox.report.examples import Example, FoundPart
-from partbox.report.gallery import Card, make_card, verdict_of
+from partbox.report.gallery import Card, build_gallery, make_card, verdict_of
 from partbox.report.gallery_pictures import (
     COLOURS,
     SIDE,
@@ -20,6 +21,7 @@ from partbox.report.gallery_pictures import (
     parts_source,
     picture_source,
 )
+from partbox.report.result_files import read_results
 
 
 def example(perturbation: str = "clean", grey: int = 100, correct: bool | None = True, **changes: object) -> Example:
@@ -176,3 +178,21 @@ def test_no_more_parts_are_drawn_than_can_be_read() -> None:
     one = example(part_map=np.arange(60 * 80).reshape(60, 80) % 31, part_names=names)
     _, legend = parts_source(one, part_numbers([one]))
     assert len(legend) == 12
+
+
+def test_models_are_beside_each_other_and_what_was_not_attacked_comes_last(tmp_path) -> None:
+    names = ["clean", "pgd-20 linf 8/255"]
+    clean = {"one": [False, True, False], "two": [False, False, True]}
+    folders = []
+    for name, wrong in clean.items():
+        folders.append(write_run(tmp_path / name, {names[0]: wrong, names[1]: [True] * 3}))
+        write_examples(folders[-1], names, 3)
+    cards = build_gallery(read_results(folders).runs, room=10**7).cards
+    assert [(card.image_id, card.model, card.verdict) for card in cards] == [
+        ("image 0", "one", "fooled"),
+        ("image 0", "two", "fooled"),
+        ("image 1", "two", "fooled"),
+        ("image 2", "one", "fooled"),
+        ("image 1", "one", "wrong on clean"),
+        ("image 2", "two", "wrong on clean"),
+    ]

@@ -126,7 +126,7 @@ def test_a_training_on_two_nodes_equals_two_processes_here(submit_slurm, local, 
 @pytest.mark.parametrize(
     ("nodes", "signal", "batch"),
     [
-        pytest.param(2, "USR1", True, id="before-the-limit"),
+        pytest.param(2, "USR1", True, id="before-the-limit", marks=pytest.mark.slow),
         pytest.param(1, "TERM", False, id="preemption", marks=pytest.mark.slow),
     ],
 )
@@ -252,6 +252,7 @@ def has_gpus() -> bool:
     return "gpu" in subprocess.run(["sinfo", "--noheader", "--format=%G"], capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_an_evaluation_by_hand_is_requeued_once_and_counts_no_image_twice(sbatch, run_tool, runs, tmp_path):
     """As the comment in eval.sbatch says; both tasks hear the signal, and both want to requeue the job."""
     attack = [

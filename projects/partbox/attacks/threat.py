@@ -75,7 +75,8 @@ class ThreatModel:
             raise ValueError(unknown("norm", self.norm, get_args(Norm)))
         object.__setattr__(self, "eps", parse_eps(self.eps))
         if self.norm == "linf" and self.eps > 1:
-            raise ValueError(f"linf eps {self.eps:g} is more than all of [0, 1]; 8 grey levels are 8/255")
+            grey = f"{self.eps:g} grey levels are {self.eps:g}/255"
+            raise ValueError(f"pixels lie in [0, 1], and a linf eps of {self.eps:g} would allow everything; {grey}")
 
     def __str__(self) -> str:
         numerator = self.eps * 255

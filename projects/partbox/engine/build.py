@@ -162,7 +162,7 @@ def with_gradient_clipping(
 
 
 def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[str, Any]]) -> int:
-    """Number of training images whose part labels the part term uses.
+    """Number of training images whose part labels the part term (an oracle: the head) uses; 0 where nothing does.
 
     Raises:
         ConfigError: the part term has a weight and not one image to learn from: a part model without parts.
@@ -187,7 +187,8 @@ def check_supervision(cfg: CfgNode, model: PartClassifier, records: list[dict[st
             "Nothing teaches the part masks: MODEL.PART.LOSS_WEIGHT is 0, MODEL.PART.HEAD.DETACH_MASKS keeps the class "
             "from them, and MODEL.WEIGHTS brings none; the head reads masks of random weights"
         )
-    return usable
+    reads = model.extractor is not None and (model.extractor.needs_part_maps or model.part_loss_weight > 0)
+    return usable if reads else 0
 
 
 def check_true_parts(
@@ -270,16 +271,13 @@ def threat_model(cfg: CfgNode) -> ThreatModel:
     """The threat model that training assumes.
 
     Raises:
-        ConfigError: an eps in grey levels.
-        ValueError: another norm, or no number.
+        ConfigError: another norm, no number, or grey levels.
     """
-    threat = ThreatModel(cfg.ADVERSARY.NORM, cfg.ADVERSARY.EPS)
-    if threat.norm == "linf" and threat.eps > 1:
-        raise ConfigError(
-            f"ADVERSARY.EPS is {threat.eps:g}, and pixels lie in [0, 1]: {threat.eps:g} grey levels are "
-            f"{threat.eps:g}/255"
-        )
-    return threat
+    try:
+        return ThreatModel(cfg.ADVERSARY.NORM, cfg.ADVERSARY.EPS)
+    except ValueError as error:
+        given = f"ADVERSARY.EPS is {cfg.ADVERSARY.EPS}, ADVERSARY.NORM {cfg.ADVERSARY.NORM}"
+        raise ConfigError(f"{given}: {error}") from error
 
 
 def build_objective(cfg: CfgNode) -> TrainingObjective:

@@ -52,9 +52,7 @@ def plan(cfg: CfgNode, *, eval_only: bool) -> str:
         supervised = check_supervision(cfg, model, records)
         epochs = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / len(records)
         lines.append(f"training images: {len(records)}, iterations: {cfg.SOLVER.MAX_ITER} ({epochs:.1f} epochs)")
-        lines.append(
-            f"training images with part labels that are used: {supervised if model.extractor is not None else 0}"
-        )
+        lines.append(f"training images with part labels that are used: {supervised}")
         lines.append(f"training cost: {training_passes(cfg):,} forward-backward passes over an image")
     tested = subset(test.records, cfg.ROBUST_EVAL.NUM_IMAGES, seed=cfg.ROBUST_EVAL.SEED)
     check_true_parts(model, tested, "DATASETS.TEST")

@@ -75,17 +75,14 @@ def _threat(name: str, spec: dict[str, Any]) -> ThreatModel:
     """The threat model of a perturbation, whose norm and eps are taken out of ``spec``.
 
     Raises:
-        ValueError: no eps, or one in grey levels.
+        ValueError: no eps, or no threat model.
     """
     if "eps" not in spec:
         raise ValueError(f"the perturbation {name} needs an eps, such as 8/255")
-    threat = ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
-    if threat.norm == "linf" and threat.eps > 1:
-        raise ValueError(
-            f"the perturbation {name}: pixels lie in [0, 1], and an eps of {threat.eps:g} would allow everything; "
-            f"{threat.eps:g} grey levels are {threat.eps:g}/255"
-        )
-    return threat
+    try:
+        return ThreatModel(spec.pop("norm", "linf"), spec.pop("eps"))
+    except ValueError as error:
+        raise ValueError(f"the perturbation {name}: {error}") from error
 
 
 def _noise(spec: dict[str, Any]) -> Perturbation:

@@ -11,7 +11,8 @@ from .examples import FOLDER, INDEX, Example, read_examples
 from .gallery_pictures import Part, difference_source, has_parts, part_numbers, parts_source, picture_source
 from .result_files import ImageRecord, Run, role_of
 
-VERDICTS = ("correct", "fooled", "wrong on clean")
+WRONG_ON_CLEAN = "wrong on clean"
+VERDICTS = ("correct", "fooled", WRONG_ON_CLEAN)
 NOT_JUDGED = "not judged"
 MOST_CARDS = 240  # a browser lays out no more at once on a phone, and nobody looks at more
 MARKUP = 1500  # bytes of a card beside its pictures and names, roughly; the page as a whole is measured again
@@ -82,6 +83,9 @@ class Gallery:
 def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
     """Cards of all runs, attacks before noise and corruptions, until ``room`` bytes or ``MOST_CARDS`` are full.
 
+    The runs' cards of an image under a perturbation follow each other; those that are wrong when clean, of which a
+    classifier's show nothing, come last.
+
     Every run gets an equal share of both, and what one does not need is left to those after it.
 
     Raises:
@@ -101,6 +105,10 @@ def build_gallery(runs: Sequence[Run], room: int) -> Gallery:
             continue
         most = -(-(MOST_CARDS - len(gallery.cards)) // waiting)
         _add(gallery, run, examples, verdicts, left // waiting, most)
+    places: dict[tuple[str, str], int] = {}
+    for card in gallery.cards:
+        places.setdefault((card.image_id, card.perturbation), len(places))
+    gallery.cards.sort(key=lambda card: (card.verdict == WRONG_ON_CLEAN, places[card.image_id, card.perturbation]))
     if len(gallery.cards) < gallery.found:
         gallery.remarks.append(
             f"{len(gallery.cards)} of {gallery.found} examples are in this file: all of them would make it "
@@ -192,7 +200,7 @@ def verdict_of(clean: bool | None, other: bool | None) -> str:
     if clean is None or other is None:
         return NOT_JUDGED
     if not clean:
-        return "wrong on clean"
+        return WRONG_ON_CLEAN
     return "correct" if other else "fooled"
 
 
