@@ -61,7 +61,10 @@ def test_noise_and_a_few_corruptions_have_columns_of_their_own():
     assert [row[2:5] for row in rows[2:]] == [["25.0", "45.0", "12.5"], ["25.0", "-", "-"]]
     fog = {f"fog {number}": entries["fog 3"] for number in range(7)}
     one["results"]["by_perturbation"] |= fog
-    assert len(cells(results_table({"a": one}))[0]) == 6, "a benchmark of corruptions is for the report"
+    text = results_table({"a": one, "b": plain})
+    assert len(cells(text)[0]) == 6, "a benchmark of corruptions is for the report"
+    assert text.endswith("\n\n8 perturbations by noise and corruptions are not shown: see tools/make_report.py")
+    assert "not shown" not in results_table({"b": plain})
 
 
 def test_warnings_and_different_images_cannot_be_overlooked():

@@ -32,14 +32,12 @@ def robust_columns(run: Run) -> dict[str, float]:
 
 
 def other_columns(run: Run) -> dict[str, float]:
-    """Accuracy of a run under noise and single corruptions, by their names; none where there are more than FEW."""
-    entries = run["results"]["by_perturbation"]
-    others = {
+    """Accuracy of a run under noise and single corruptions, by their names."""
+    return {
         name: one["accuracy"]
-        for name, one in entries.items()
+        for name, one in run["results"]["by_perturbation"].items()
         if one.get("settings", {}).get("name") in ("noise", "corruption")
     }
-    return others if len(others) <= FEW else {}
 
 
 def _columns(runs: Runs) -> list[str]:
@@ -58,7 +56,8 @@ def results_table(runs: Runs, style: str = "github") -> str:
     """One row a run: clean accuracy, robust accuracy under each threat model, accuracy under noise and a few single
     corruptions, part mIoU, images, seconds.
 
-    Warnings of the evaluations follow below the table.
+    Warnings of the evaluations follow below the table; there, too, it is said where noise and corruptions are more
+    than FEW and have no columns.
 
     Args:
         runs: contents of ``results.json`` by the name of the run.
@@ -70,6 +69,7 @@ def results_table(runs: Runs, style: str = "github") -> str:
     _check_same_images(runs)
     columns = _columns(runs)
     others = list(dict.fromkeys(column for run in runs.values() for column in other_columns(run)))
+    shown = others if len(others) <= FEW else []
     rows, notes = [], []
     for name, run in runs.items():
         results = run["results"]
@@ -81,16 +81,19 @@ def results_table(runs: Runs, style: str = "github") -> str:
                 name + (" (!)" if results["warnings"] else ""),
                 _percent(results["clean_accuracy"]),
                 *[_percent(robust.get(column)) for column in columns],
-                *[_percent(other_columns(run).get(column)) for column in others],
+                *[_percent(other_columns(run).get(column)) for column in shown],
                 _percent(parts["mIoU"]) if parts else "-",
                 results["images"],
                 f"{run['seconds']:.0f}",
             ]
         )
-    measured = [*[f"robust % {column}" for column in columns], *[f"{column} %" for column in others]]
+    measured = [*[f"robust % {column}" for column in columns], *[f"{column} %" for column in shown]]
     headers = ["model", "clean %", *measured, "part mIoU %", "images", "seconds"]
     table = tabulate(rows, headers=headers, tablefmt=style, disable_numparse=True)
-    return "\n".join([table, *([""] if notes else []), *[f"(!) {note}" for note in notes]])
+    lines = [f"(!) {note}" for note in notes]
+    if others and not shown:
+        lines.append(f"{len(others)} perturbations by noise and corruptions are not shown: see tools/make_report.py")
+    return "\n".join([table, *([""] if lines else []), *lines])
 
 
 def seeds_table(runs: Runs, style: str = "github") -> str:
