@@ -22,9 +22,10 @@ import os
 import sys
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 from detectron2.data import MetadataCatalog
 
-from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError, get_part_dataset, register_builtin_datasets
 from partbox.data.shifts import FOREGROUNDS, SHIFTS
 from partbox.data.shifts.kinds import shifted_folder

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from partbox.arguments import ArgumentParser
+
 from partbox.data.preparation import CropSettings, PrepareOptions
 from partbox.data.preparation.command_line import (
     add_empty_argument,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from partbox.arguments import ArgumentParser
+
 from partbox.data.preparation import CocoOptions, PrepareOptions, RelationOptions
 from partbox.data.preparation.coco_preparation import CocoReader
 from partbox.data.preparation.command_line import (

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser, default_of, names_default
+
 import pytest
 from tool_examples import REPOSITORY, SCRIPTS, TOOLS, Example, commands_of, examples_in, parsed, parser_of
 
-from partbox.arguments import ArgumentParser, default_of, names_default
 from partbox.engine.setup import load_config
 from partbox.engine.slurm.plan import parse_perturbation
 from partbox.evaluation.perturbations import build_perturbations
@@ -87,6 +88,13 @@ def test_every_option_is_documented(tool, command):
         for options, words in UNITS.items():
             if action.nargs != 0 and re.fullmatch(options, name.lstrip("-")):
                 assert re.search(words, text), f"{tool} {name}: {text!r} names no unit"
+
+
+def test_a_tool_prints_no_warning_of_what_it_imports():
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/train_net.py", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])

@@ -63,6 +63,14 @@ def test_a_wrong_key_gets_the_right_one(given, meant, tmp_path):
         load_config(file)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("SOLVER.MAX_ITERS", "SOLVER.MAX_ITER"), ("MODEL.PART.HEDA", "MODEL.PART.HEAD")]
+)
+def test_a_key_that_is_far_less_alike_is_not_named_beside_the_right_one(wrong, meant):
+    with pytest.raises(ConfigError, match=rf"did you mean {re.escape(meant)}\?$"):
+        load_config(None, [wrong, "5"])
+
+
 def test_a_key_like_no_other_gets_none():
     with pytest.raises(ConfigError, match=r"unknown configuration key QQQ\.ZZZZZ$"):
         load_config(None, ["QQQ.ZZZZZ", "1"])

@@ -23,11 +23,12 @@ import json
 import sys
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 import torch
 from tabulate import tabulate
 
 from maskdino_ext.parity import Comparison, compare_keys, runs_of
-from partbox.arguments import ArgumentParser
 from partbox.progress import say, track
 
 SHOWN = 8

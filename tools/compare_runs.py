@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from partbox.arguments import ArgumentParser
+
 from partbox.files import write_text
 from partbox.report.table import results_table, seeds_table
 from partbox.suggestions import nearest_files, sentence

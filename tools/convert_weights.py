@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import sys
 
+from partbox.arguments import ArgumentParser
+
 import torch
 
 from maskdino_ext.official_weights import (
@@ -29,7 +31,6 @@ from maskdino_ext.official_weights import (
     resnet_backbone,
     with_coco_classes,
 )
-from partbox.arguments import ArgumentParser
 from partbox.files import write_atomically
 
 

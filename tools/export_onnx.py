@@ -31,8 +31,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser, add_configuration_keys
+
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError
 from partbox.engine.checkpoint import CheckpointError, weights_of_run
 from partbox.engine.checks import ConfigError
@@ -97,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="X",
         help="largest absolute difference between onnxruntime and torch (%(default)s)",
     )
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    add_configuration_keys(parser)
     arguments = parser.parse_intermixed_args()
     if arguments.config_file is not None and not (arguments.weights or arguments.random_weights):
         parser.error("--config-file needs --weights FILE, or --random-weights")

@@ -30,8 +30,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import partbox
 from partbox.arguments import ArgumentParser
+
+import partbox
 from partbox.data import PartDatasetError
 from partbox.data.label_budget import SECONDS_PER_BOX, SECONDS_PER_MASK
 from partbox.engine.checks import ConfigError

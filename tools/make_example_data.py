@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from partbox.arguments import ArgumentParser
+
 from partbox.data.example import contact_sheet, generate_example_dataset
 
 EPILOG = """\

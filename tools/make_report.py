@@ -24,6 +24,7 @@ import sys
 from pathlib import Path
 
 from partbox.arguments import ArgumentParser
+
 from partbox.report import ReportError, write_report
 from partbox.report.examples import ExamplesError
 

@@ -25,12 +25,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 import torch
 import yaml
 from detectron2.config import CfgNode
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.data.example import CLASSES
 from partbox.engine.checks import ConfigError
 from partbox.engine.model_cost import ModelCost, model_cost

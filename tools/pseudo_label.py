@@ -34,11 +34,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser, add_configuration_keys
+
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
 from partbox.engine.allocator import keep_freed_memory
@@ -102,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
         help="whether the file has the annotated images, too, with their labels as they are",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the part dataset goes")
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    add_configuration_keys(parser)
     arguments = parser.parse_intermixed_args()
     if arguments.config_file is not None and arguments.weights is None:
         parser.error("--config-file needs --weights")

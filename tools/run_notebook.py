@@ -24,11 +24,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from partbox.arguments import ArgumentParser
 from partbox.files import write_text
 
 REPOSITORY = Path(__file__).resolve().parents[1]

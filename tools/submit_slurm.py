@@ -35,7 +35,8 @@ import os
 import sys
 from pathlib import Path
 
-from partbox.arguments import ArgumentParser, examples_of
+from partbox.arguments import ArgumentParser, add_configuration_keys, examples_of
+
 from partbox.engine.checks import ConfigError
 from partbox.engine.slurm.collect import RESULTS, collect
 from partbox.engine.slurm.job import SlurmError
@@ -88,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
             parsers[name].add_argument("--config-file", type=Path, required=True, metavar="FILE", help="configuration")
             parsers[name].add_argument("--folder", type=Path, help="of the submission (OUTPUT_DIR/slurm)")
         _add_slurm_arguments(parsers[name])
-        parsers[name].add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+        add_configuration_keys(parsers[name])
     for name, what in (("status", "say how far a submission is"), ("collect", "merge the results of a submission")):
         parsers[name] = commands.add_parser(name, help=what, description=f"{what.capitalize()}.", epilog=_epilog(name))
         parsers[name].add_argument("folder", type=Path, help="of the submission")

@@ -29,13 +29,14 @@ import argparse
 import logging
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser, add_configuration_keys
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import hooks
 from detectron2.solver import build_lr_scheduler
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
@@ -113,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dry-run-size", type=int, default=256, metavar="PIXELS", help="side of the made-up photographs (%(default)s)"
     )
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    add_configuration_keys(parser)
     return parser.parse_intermixed_args()
 
 

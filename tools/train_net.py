@@ -31,12 +31,13 @@ import argparse
 import logging
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser, add_configuration_keys
+
 from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.solver import build_lr_scheduler
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.attacks import AttackError
 from partbox.data import PartDatasetError
 from partbox.data.loader import ImageError
@@ -112,7 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     add_part_argument(parser)
     add_launch_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="build and check everything, print the plan, and stop")
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    add_configuration_keys(parser)
     return parser.parse_intermixed_args()
 
 

@@ -35,10 +35,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser, add_configuration_keys, examples_of
+
 import numpy as np
 
 import partbox
-from partbox.arguments import ArgumentParser, examples_of
 from partbox.colours import RIGHT, WRONG
 from partbox.data import PartDataset, PartDatasetError, get_part_dataset
 from partbox.data.image_files import VERIFY_LEVELS
@@ -118,7 +119,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--config-file", type=Path, metavar="FILE", help="instead of a run; needs --weights")
     parser.add_argument("--weights", metavar="FILE", help="default: the best of the run, else the last")
     parser.add_argument("--score", type=float, default=0.5, help="a detector's boxes from this score on (%(default)s)")
-    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help="configuration keys to change")
+    add_configuration_keys(parser)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,21 @@
-"""The command lines of the tools: misspelt options get the nearest right one, the help shows every default."""
+"""The command lines of the tools: misspelt options get the nearest right one, the help shows every default.
+
+Imported before detectron2, it keeps a warning from the screen that fvcore gives when it is imported.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from .suggestions import did_you_mean
+
+# fvcore scripts a loss when it is imported, whoever needs it: nothing that somebody who runs a tool can change
+warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
 
 _KEY = re.compile(r"-*([A-Z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)+)(?:=.*)?")
 
@@ -73,6 +80,12 @@ class ArgumentParser(argparse.ArgumentParser):
         except argparse.ArgumentError as problem:
             hint = did_you_mean(value, action.choices or ())
             raise argparse.ArgumentError(action, f"{problem.message}{hint}") from None
+
+
+def add_configuration_keys(parser: argparse.ArgumentParser) -> None:
+    """Let a tool take ``KEY VALUE`` pairs, as ``options`` of what it parsed."""
+    text = "configuration keys to change; docs/configuration.md explains them"
+    parser.add_argument("options", nargs="*", metavar="KEY VALUE", help=text)
 
 
 def examples_of(description: str | None, tool: str, command: str) -> str:

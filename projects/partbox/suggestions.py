@@ -11,6 +11,7 @@ LIKE = 0.6  # difflib's ratio from which two names are alike; its own default
 MOST = 3  # suggestions
 OURS = ("MODEL.PART.", "ADVERSARY.", "ROBUST_EVAL.", "DATASETS.")  # keys that are meant before those of detectron2
 SAME_WORD, OUR_KEY = 0.3, 0.1  # what these add to the likeness of a key
+BEHIND = 0.25  # likeness by which a key may lie behind the likeliest and still be named
 _FILES = 10_000  # looked at for a name; a folder above may hold anything
 
 
@@ -59,8 +60,8 @@ def nearest_keys(name: str, keys: Iterable[str]) -> list[str]:
         ratio = difflib.SequenceMatcher(None, _plain(name), _plain(key)).ratio()
         return ratio + SAME_WORD * (_last(key) in words)
 
-    scores = {key: likeness(key) for key in known}
-    likely = [key for key in known if scores[key] >= LIKE]
+    scores = {key: score for key in known if (score := likeness(key)) >= LIKE}
+    likely = [key for key in scores if scores[key] >= max(scores.values()) - BEHIND]
     return sorted(likely, key=lambda key: -scores[key] - OUR_KEY * key.startswith(OURS))[:MOST]
 
 

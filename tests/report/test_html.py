@@ -367,6 +367,7 @@ def test_provenance(tmp_path: Path) -> None:
     assert "training 1, evaluation 0" in text
     assert "torch 2.14.1" in text
     assert "step_size" in text
+    assert re.search(r"\beps 8/255,", text)  # not 0.0313725..., as the file has it
     assert "failed: it fell" in text
     assert "a machine of the tests" in text
     assert "host=h" in text

@@ -16,12 +16,13 @@ import subprocess
 import sys
 import time
 
+from partbox.arguments import ArgumentParser
+
 import timm
 import torch
 from tabulate import tabulate
 from torch.nn import functional
 
-from partbox.arguments import ArgumentParser
 from partbox.engine.allocator import keep_freed_memory
 from partbox.progress import track
 

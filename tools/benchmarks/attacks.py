@@ -28,6 +28,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 import numpy as np
 import torch
 from PIL import Image
@@ -35,7 +37,6 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional
 
-from partbox.arguments import ArgumentParser
 from partbox.attacks import PGD, AcceleratedAttack, Attack, AutoAttack, ThreatModel, attack_mode
 from partbox.data import load_part_dataset
 from partbox.data.example import generate_example_dataset

@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from partbox.arguments import ArgumentParser
+
 import cv2
 import imagecorruptions
 import numpy as np
@@ -21,7 +23,6 @@ from PIL import Image
 from skimage import data
 from tabulate import tabulate
 
-from partbox.arguments import ArgumentParser
 from partbox.corruptions import BENCHMARK, KINDS, SEVERITIES, corrupt
 from partbox.progress import track
 

@@ -19,13 +19,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 import torch
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.attacks import attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config

@@ -23,12 +23,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from partbox.arguments import ArgumentParser
+
 import torch
 from tabulate import tabulate
 from torch import Tensor
 
 from maskdino_ext.ms_deform_attn import COMPILED, ms_deform_attn
-from partbox.arguments import ArgumentParser
 from partbox.progress import track
 
 SHAPES = [(64, 64), (32, 32), (16, 16)]

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from partbox.arguments import ArgumentParser
+
 import numpy as np
 import orjson
 from pycocotools import mask as mask_util
 
-from partbox.arguments import ArgumentParser
 from partbox.files import write_atomically
 from partbox.progress import track
 

@@ -15,12 +15,13 @@ import statistics
 import time
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.attacks import attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.setup import load_config

@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser
+
 import numpy as np
 from PIL import Image
 
-from partbox.arguments import ArgumentParser
 from partbox.data import load_part_dataset, write_part_dataset
 from partbox.progress import track
 

@@ -21,11 +21,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser
+
 import numpy as np
 from detectron2.structures import BoxMode
 from torch.utils.data import DataLoader, Dataset
 
-from partbox.arguments import ArgumentParser
 from partbox.data.loader import TrainingStream, build_loader
 from partbox.progress import track
 

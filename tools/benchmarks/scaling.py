@@ -24,9 +24,10 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from partbox.arguments import ArgumentParser
+
 from tabulate import tabulate
 
-from partbox.arguments import ArgumentParser
 from partbox.progress import track
 
 REPOSITORY = Path(__file__).resolve().parents[2]

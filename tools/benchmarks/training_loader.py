@@ -21,13 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from partbox.arguments import ArgumentParser
+
 import numpy as np
 import torch
 from detectron2.data import DatasetMapper
 from PIL import Image
 from pycocotools import mask as mask_util
 
-from partbox.arguments import ArgumentParser
 from partbox.data import load_part_dataset, write_part_dataset
 from partbox.data.augmentations import training_augmentations
 from partbox.data.mapper import PartDatasetMapper

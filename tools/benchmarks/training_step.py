@@ -17,6 +17,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from partbox.arguments import ArgumentParser
+
 import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -24,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional
 
 import partbox
-from partbox.arguments import ArgumentParser
 from partbox.attacks import ThreatModel, attack_mode
 from partbox.engine.build import build_classifier
 from partbox.engine.objectives.adversarial import AdversarialObjective, PGDObjective, TradesObjective

@@ -37,6 +37,13 @@ def parse_eps(value: float | int | str, name: str = "eps") -> float:
     return number
 
 
+def eps_text(eps: float) -> str:
+    """An eps or step size in [0, 1] pixel space as papers write it: ``8/255`` where it is one, ``0.05`` where not."""
+    numerator = eps * 255
+    whole = 0 < eps < 1 and abs(numerator - round(numerator)) < 1e-9
+    return f"{round(numerator)}/255" if whole else f"{eps:g}"
+
+
 def step_length(threat: ThreatModel, steps: int, step_size: float | str | None) -> float:
     """The step size given, or 2.5 * eps / steps (Madry et al. 2018).
 
@@ -79,10 +86,7 @@ class ThreatModel:
             raise ValueError(f"pixels lie in [0, 1], and a linf eps of {self.eps:g} would allow everything; {grey}")
 
     def __str__(self) -> str:
-        numerator = self.eps * 255
-        whole = 0 < self.eps < 1 and abs(numerator - round(numerator)) < 1e-9
-        nice = f"{round(numerator)}/255" if whole else f"{self.eps:g}"
-        return f"{self.norm} {nice}"
+        return f"{self.norm} {eps_text(self.eps)}"
 
     def only(self, *norms: Norm, of: str) -> None:
         """Raises ValueError where the norm is none of those that an attack knows."""

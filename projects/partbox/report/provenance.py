@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from partbox.attacks.threat import eps_text
+
 from .result_files import Run, role_of
 
 LONGEST = 200  # characters of a value
@@ -85,7 +87,7 @@ def _threats(run: Run) -> Iterator[tuple[str, str, str]]:
         if role_of(settings) == "corruption":
             corruptions += 1
             continue
-        words = ", ".join(f"{key} {_short(value)}" for key, value in settings.items() if key != "name")
+        words = ", ".join(f"{key} {_setting(key, value)}" for key, value in settings.items() if key != "name")
         yield name, words or "the images as they are", " ".join(entry.get("notes", []))
     if corruptions:
         yield (
@@ -99,6 +101,11 @@ def _checks(run: Run) -> Iterator[tuple[str, str, str]]:
     for threat, checks in run.results.get("self_checks", {}).items():
         for check in checks:
             yield threat, check["name"], "passed" if check["passed"] else f"failed: {check['reason']}"
+
+
+def _setting(key: str, value: Any) -> str:
+    lengths = key in ("eps", "step_size") and isinstance(value, float)
+    return eps_text(value) if lengths else _short(value)
 
 
 def _short(value: Any) -> str:

@@ -23,7 +23,7 @@ OTHERS = (
     *("Noto Sans Devanagari", "Noto Sans Thai", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans"),
 )
 LONGEST_NAME = 60  # characters of a file name in a title
-READABLE = 0.5  # least relative brightness of text on black
+READABLE = 0.65  # least relative brightness of text on black
 
 
 @cache
