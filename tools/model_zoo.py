@@ -196,10 +196,10 @@ def problems(page: str, numbers: QuotedNumbers, chosen: Sequence[str]) -> list[s
     found += [f"{PAGE.name}: {cell} has {n} rows" for cell, n in Counter(row[0] for row in rows).items() if n > 1]
     found += [f"{PAGE.name}: {cell} is no configuration" for cell in present if cell not in expected]
     for name in configurations():
-        if (row := present.get(link(name))) is not None and row[-1] != results_of(name, numbers):
-            found.append(f"{PAGE.name}: {name}: {row[-1]!r} should be {results_of(name, numbers)!r}")
+        if (row := present.get(link(name))) is not None and row[1] != results_of(name, numbers):
+            found.append(f"{PAGE.name}: {name}: {row[1]!r} should be {results_of(name, numbers)!r}")
     for name, costs in rows_of([name for name in chosen if link(name) in present], numbers).items():
-        pairs = zip(COSTS, present[link(name)][:-1], costs, strict=True)
+        pairs = zip(COSTS, without_results(present[link(name)]), costs, strict=True)
         found += [f"{PAGE.name}: {name}: {what}: {a!r} should be {b!r}" for what, a, b in pairs if a != b]
     for block, text in (("measured", measured_table(numbers)), ("published", published_table(numbers))):
         if block_of(page, block).strip() != text:
@@ -224,8 +224,8 @@ def renewed(page: str, numbers: QuotedNumbers) -> str:
     parts, costs = [], rows_of(configurations(), numbers)
     for folder in sorted({name.split("/")[0] for name in configurations()}):
         names = [name for name in configurations() if name.split("/")[0] == folder]
-        rows = [[*costs[name], results_of(name, numbers)] for name in names]
-        parts.append(f"### {folder}\n\n{table((*COSTS, 'results'), rows)}")
+        rows = [with_results(costs[name], results_of(name, numbers)) for name in names]
+        parts.append(f"### {folder}\n\n{table(with_results(COSTS, 'results'), rows)}")
     blocks = {"costs": "\n\n".join(parts), "measured": measured_table(numbers), "published": published_table(numbers)}
     for name, text in blocks.items():
         block_of(page, name)
@@ -261,6 +261,16 @@ def results_of(name: str, numbers: QuotedNumbers) -> str:
     here = [str(entry) for entry in numbers.measured if entry.config == name]
     there = [f"*published by others:* {entry}" for entry in numbers.published if entry.config == name]
     return "; ".join([*(here or [NOT_TRAINED]), *there])
+
+
+def with_results(costs: Sequence[str], results: str) -> list[str]:
+    """A row of the page: results stand where they are seen without scrolling a wide table."""
+    return [costs[0], results, *costs[1:]]
+
+
+def without_results(row: Sequence[str]) -> list[str]:
+    """The costs of a row of the page."""
+    return [row[0], *row[2:]]
 
 
 def measured_table(numbers: QuotedNumbers) -> str:
