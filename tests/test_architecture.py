@@ -14,13 +14,14 @@ REPO = Path(__file__).resolve().parents[1]
 SOURCES = {"partbox": REPO / "projects/partbox", "maskdino_ext": REPO / "maskdino_ext", "tools": REPO / "tools"}
 SOURCES["datasets"] = REPO / "datasets"
 
-# What each room may import, besides itself and the floor below all of partbox (`colours`: of parts, `files`: atomic
-# writing, `folder_readme`: what a folder holds, `locks`: on files, `processes`: what those of a run say to each other,
-# `progress`: how far long work is, `suggestions`: which name was meant). A name is a room: a module or folder of
-# partbox, "partbox" (the public names in its __init__), or a top-level package. The report reads result files, so it
-# stands alone.
+# What each room may import, besides itself and the floor below all of partbox (`colours`: of parts, `eps`: read and
+# written, `files`: atomic writing, `folder_readme`: what a folder holds, `locks`: on files, `processes`: what those of
+# a run say to each other, `progress`: how far long work is, `suggestions`: which name was meant). A name is a room: a
+# module or folder of partbox, "partbox" (the public names in its __init__), or a top-level package. The report reads
+# result files, so it stands alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "colours": set(),
+    "eps": set(),
     "files": set(),
     "folder_readme": set(),
     "locks": set(),
@@ -48,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["partbox"] = set(MAY_IMPORT) - {"datasets", "report"}
 MAY_IMPORT["tools"] = set(MAY_IMPORT) - {"datasets"}
-EVERYWHERE = {"colours", "files", "folder_readme", "locks", "processes", "progress", "suggestions"}
+EVERYWHERE = {"colours", "eps", "files", "folder_readme", "locks", "processes", "progress", "suggestions"}
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 LIBRARIES = {"partbox", "maskdino_ext"}  # stricter habits than scripts: no device names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,24 +57,14 @@ def __getattr__(name: str) -> Any:
 def _explained_imports() -> Iterator[None]:
     """Say what to do where detectron2 is missing."""
     try:
-        _import_fvcore()
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("detectron2", "fvcore"):
+        if (error.name or "").split(".")[0] != "detectron2":
             raise
         raise ImportError(
             "partbox needs detectron2, which is not installed here: run 'bash scripts/setup_env.sh' in the repository, "
             "or install detectron2 from its official source (README, 'With an official detectron2')"
         ) from error
-
-
-def _import_fvcore() -> None:
-    """Import what detectron2 is going to, without the warning that it scripts a loss whoever needs it."""
-    import torch  # noqa: F401  # before: the filters of warnings that it sets shall last
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
-        import fvcore.nn  # noqa: F401
 
 
 def __dir__() -> list[str]:

@@ -146,6 +146,7 @@ def test_each_task_of_a_sweep_does_its_line(job, tmp_path):
         assert why in ended.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_on_a_machine_without_slurm_its_tests_are_skipped_with_the_reason(tmp_path):
     """A test of its own session, with nothing but a shell on its PATH."""
     (tmp_path / "bash").symlink_to("/bin/bash")

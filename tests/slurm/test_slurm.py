@@ -105,6 +105,7 @@ def local(example_root, tmp_path_factory):
     return train
 
 
+@pytest.mark.slow
 def test_a_training_on_two_nodes_equals_two_processes_here(submit_slurm, local, tmp_path):
     options = ["--config-file", CONFIG, *TRAINING]
     asked = [*options, "--nodes", 2, "--mem", "3000M", "OUTPUT_DIR", tmp_path / "run"]

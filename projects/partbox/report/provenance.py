@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from partbox.attacks.threat import eps_text
+from partbox.eps import eps_text
 
 from .result_files import Run, role_of
 
