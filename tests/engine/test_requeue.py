@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from detectron2.utils.logger import setup_logger
 
 from partbox.engine.interruption import Interrupted, interruptible
 from partbox.engine.slurm.job import SlurmError, ask, own_job, parse_jobs
@@ -117,6 +118,31 @@ def test_what_slurm_refuses_is_said(scontrol):
         ask("a-program-that-nobody-has")
     with pytest.raises(SlurmError, match="did not answer"):
         ask("sleep", "5", timeout=0.1)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize(("refuses", "said"), [("", "goes back to the queue"), ("disabled", "Not requeued: ")])
+def test_whichever_process_decides_says_so_once_in_the_log_of_the_job(
+    scontrol, tmp_path, monkeypatch, capsys, process, refuses, said
+):
+    """The log of a job is what its tasks print; the loggers of all processes but the first print nothing."""
+    scontrol(RUNNING, refuses=refuses)
+    monkeypatch.setenv("SLURM_JOB_ID", "10")
+    log = logging.getLogger("partbox")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", False)
+    setup_logger(str(tmp_path), distributed_rank=process, name="partbox")
+
+    def run() -> None:
+        with interruptible(tmp_path):
+            (tmp_path / "last_checkpoint").write_text("resume_0000001.pth")
+            raise Interrupted("half way", together=False)
+
+    with pytest.raises(SystemExit):
+        run()
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count(said) == 1
+    assert sum(file.read_text().count(said) for file in tmp_path.glob("log.txt*")) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from types import FrameType
 
 from partbox import processes
 
-from .slurm.requeue import Decision, requeue
+from .slurm.requeue import Decision, announce, requeue
 from .slurm.task import Held
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def interruptible(folder: str | Path, *, more_follows: bool = False) -> Iterator
 
         decision = processes.on_main(again) if interrupted.together else again()
         if decision is not None and not decision.requeue:
-            logger.warning("Not requeued: %s", decision.reason)
+            announce(f"Not requeued: {decision.reason}")
         raise SystemExit(TRY_AGAIN) from None
     finally:
         _listening = listened

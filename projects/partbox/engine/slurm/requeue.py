@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,8 +81,25 @@ def requeue(*, advanced: bool, environment: Mapping[str, str] = os.environ) -> D
             return Decision(False, f"Slurm knows {len(found)} jobs {job}")
         decision = decide(found[0], advanced=advanced, most=max_starts(environment))
         if decision.requeue:
-            logger.warning("Job %s %s: %s", job, REQUEUED, decision.reason)
+            announce(f"Job {job} {REQUEUED}: {decision.reason}")
             ask("scontrol", "requeue", job)
     except (SlurmError, ValueError) as error:
         return Decision(False, str(error))
     return decision
+
+
+def announce(sentence: str) -> None:
+    """Log what the batch script has to find in the job's log, also in a process that logs to a file of its own."""
+    logger.warning("%s", sentence)
+    if logger.hasHandlers() and not _shown():
+        print(sentence, file=sys.stderr, flush=True)  # noqa: T201  # the log of a job is what its tasks print
+
+
+def _shown() -> bool:
+    """Whether what is logged here is printed, too."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        if any(getattr(handler, "stream", None) in (sys.stdout, sys.stderr) for handler in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False
