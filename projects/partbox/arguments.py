@@ -1,6 +1,6 @@
 """The command lines of the tools: misspelt options get the nearest right one, the help shows every default.
 
-Imported before detectron2, it keeps a warning from the screen that fvcore gives when it is imported.
+Imported before detectron2, it keeps a warning from the screen that detectron2 gives when it is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from .suggestions import did_you_mean
 
-# fvcore scripts a loss when it is imported, whoever needs it: nothing that somebody who runs a tool can change
+# detectron2 and fvcore script functions when they are imported: nothing that somebody who runs a tool can change
 warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
 
 _KEY = re.compile(r"-*([A-Z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)+)(?:=.*)?")

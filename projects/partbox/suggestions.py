@@ -61,7 +61,8 @@ def nearest_keys(name: str, keys: Iterable[str]) -> list[str]:
         return ratio + SAME_WORD * (_last(key) in words)
 
     scores = {key: score for key in known if (score := likeness(key)) >= LIKE}
-    likely = [key for key in scores if scores[key] >= max(scores.values()) - BEHIND]
+    best = max(scores.values(), default=0.0)
+    likely = [key for key in scores if scores[key] >= best - BEHIND]
     return sorted(likely, key=lambda key: -scores[key] - OUR_KEY * key.startswith(OURS))[:MOST]
 
 
