@@ -6,17 +6,22 @@ import dataclasses
 import json
 import logging
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
+from PIL import Image, ImageFilter, ImageOps
 
 import partbox
 from partbox.api.evaluation import specs_of
+from partbox.data import PartDatasetError
 from partbox.data.catalog import unregister_part_dataset
 from partbox.engine.checks import ConfigError
+from partbox.engine.tracking import evaluation_tracking
+from partbox.engine.tracking.wandb_run import mode_of
 from partbox.evaluation.record_files import RecordsError
 
 ATTACKS = [
@@ -361,3 +366,51 @@ def test_an_interrupted_evaluation_goes_on(classifier_run, detector_run, tmp_pat
     stronger = {**attack, "eps": "16/255"}
     with pytest.raises(ConfigError, match="another evaluation or training run: choose another OUTPUT_DIR"):
         partbox.evaluate(model, "example_test", stronger, images=6, output=tmp_path / "out")
+
+
+def test_nothing_is_sent_by_the_evaluation_of_a_run_that_was(classifier_run, tmp_path, monkeypatch):
+    """Who evaluates a run that somebody else trained has not asked for it."""
+    modes = []
+    monkeypatch.setattr(evaluation_tracking, "open_run", lambda cfg: modes.append(mode_of(cfg)))
+    asked = ["TRACKING.WANDB.ENABLED", "True", "TRACKING.WANDB.MODE", "online"]
+    model = partbox.load(classifier_run("normal", *asked))
+    attack = {"name": "pgd", "eps": "8/255", "steps": 1}
+    for output in (None, tmp_path / "evaluation"):
+        attacked = partbox.evaluate(model, "example_test", attack, output=output, images=2)
+        assert attacked.results["results"]["images"] == 2
+    assert modes == ["disabled", "disabled"]
+    assert model.cfg.TRACKING.WANDB.ENABLED  # the model's own configuration is left as it was
+
+
+def test_a_model_with_a_folder_of_datasets_is_not_evaluated_on_those_of_another(classifier_run, datasets, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(datasets / "example", other / "example")
+    model = partbox.load(classifier_run("normal", "DATASETS.ROOT", str(other)))
+    with pytest.raises(PartDatasetError, match=r"example_test: is registered for .*DATASETS.ROOT is .*name the file"):
+        partbox.evaluate(model, "example_test", "clean", images=2)
+    by_file = partbox.evaluate(model, other / "example/test.json", "clean", images=2)
+    assert by_file.results["results"]["images"] == 2
+    (other / "example/test.json").unlink()  # on another machine: the name is what is registered here
+    assert partbox.evaluate(model, "example_test", "clean", images=2).results["results"]["images"] == 2
+
+
+def test_photographs_that_were_replaced_are_another_evaluation(classifier_run, datasets, tmp_path):
+    """Same names, labels and sizes in pixels."""
+    root = tmp_path / "photographs"
+    shutil.copytree(datasets / "example", root)
+    model, output = partbox.load(classifier_run("normal")), tmp_path / "evaluation"
+    first = partbox.evaluate(model, root / "test.json", "clean", output=output, images=2)
+    again = partbox.evaluate(model, root / "test.json", "clean", output=output, images=2)
+    assert again.records == first.records
+    for file in (root / "images").rglob("*.*"):
+        picture = Image.open(file).convert("RGB")
+        ImageOps.invert(picture).filter(ImageFilter.BLUR).save(file)
+    with pytest.raises(RecordsError, match="of another evaluation"):
+        partbox.evaluate(model, root / "test.json", "clean", output=output, images=2)
+
+
+def test_the_folder_of_a_training_still_says_how_it_goes_on(classifier_run, tmp_path):
+    run = classifier_run("normal")
+    (run / "metrics.json").write_text("{}\n")  # of a training that was stopped
+    partbox.evaluate(partbox.load(run), "example_test", "clean", output=run, images=2)
+    assert "--resume" in (run / "README.txt").read_text()

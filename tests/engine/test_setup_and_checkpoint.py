@@ -388,3 +388,23 @@ def test_what_differs_from_the_defaults_is_told_with_both_values():
         "SOLVER.BASE_LR": {"value": 0.3, "default": load_config().SOLVER.BASE_LR},
     }
     assert config_changes(load_config()) == {}
+
+
+def test_how_a_detectron2_model_reads_pixels_is_not_left_to_our_defaults(tmp_path):
+    """Those of detectron2 are others, and no checkpoint would tell: such a model finds nothing and says nothing."""
+    written = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": "[103.5, 116.3, 123.7]", "MODEL.PIXEL_STD": "[1.0, 1.0, 1.0]"}
+    file, base = tmp_path / "faster_rcnn.yaml", tmp_path / "base.yaml"
+    file.write_text("_BASE_: base.yaml\nMODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n")
+    base.write_text("VERSION: 2\n")
+    with pytest.raises(ConfigError, match=r"INPUT.FORMAT and MODEL.PIXEL_MEAN and MODEL.PIXEL_STD.* are BGR, \[103.5"):
+        load_config(file)
+    base.write_text("VERSION: 2\nMODEL:\n  PIXEL_MEAN: [103.5, 116.3, 123.7]\n")
+    with pytest.raises(ConfigError, match=r"does not set INPUT.FORMAT and MODEL.PIXEL_STD,"):
+        load_config(file)
+    cfg = load_config(file, [word for pair in written.items() for word in pair])
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_STD) == ("BGR", [1.0, 1.0, 1.0])
+    complete = tmp_path / "config.yaml"
+    complete.write_text(cfg.dump())
+    assert load_config(complete).MODEL.PIXEL_MEAN == [103.5, 116.3, 123.7]
+    file.write_text("MODEL:\n  META_ARCHITECTURE: PartClassifier\n")
+    assert load_config(file).INPUT.FORMAT == "RGB"

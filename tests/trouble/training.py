@@ -121,6 +121,12 @@ def _() -> str:
     return text.replace("trouble_parts", "car_parts_train")
 
 
+@entry("A model of detectron2 leaves its pixels to the defaults")
+def _() -> str:
+    Path("faster_rcnn.yaml").write_text("MODEL:\n  META_ARCHITECTURE: GeneralizedRCNN\n")
+    return said(ConfigError, lambda: load_config("faster_rcnn.yaml"))
+
+
 def hooked(hook: Any, iteration: int) -> str:
     """What a hook warns of after an iteration."""
     with EventStorage(iteration) as storage:

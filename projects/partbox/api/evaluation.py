@@ -17,7 +17,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 import partbox
-from partbox.data.catalog import look_again, register_dataset_file
+from partbox.data.catalog import look_again, refuse_another_root, register_dataset_file
 from partbox.engine.build import check_attackable
 from partbox.engine.checks import ConfigError, check_config
 from partbox.engine.detector_evaluation import evaluate_detector, records_to_evaluate
@@ -78,7 +78,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Evaluate a model under perturbations, as ``tools/train_net.py --eval-only`` would, to the last digit.
 
-    What is not given is as in the model's configuration, ``ROBUST_EVAL``.
+    What is not given is as in the model's configuration, ``ROBUST_EVAL``. Nothing is sent to wandb, whatever that says.
 
     Args:
         model: from :func:`partbox.load`.
@@ -171,6 +171,8 @@ def _configuration(model: Model, dataset: str | Path, specs: list[dict[str, Any]
     name = str(dataset)
     register_dataset_file(name)
     look_again(name, cfg.DATASETS.ROOT or None)
+    if cfg.DATASETS.ROOT:
+        refuse_another_root(name, cfg.DATASETS.ROOT)
     if name not in DatasetCatalog:
         partbox.register_all(cfg.DATASETS.ROOT or None)
     cfg.DATASETS.TEST = (name,)
@@ -178,6 +180,7 @@ def _configuration(model: Model, dataset: str | Path, specs: list[dict[str, Any]
     if not model.weights:
         cfg.MODEL.WEIGHTS_EXCEPT = []
     cfg.ROBUST_EVAL.PERTURBATIONS = specs
+    cfg.TRACKING.WANDB.ENABLED = False  # whoever trained the model asked for it, not who evaluates it
     return cfg
 
 

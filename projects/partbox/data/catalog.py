@@ -203,6 +203,20 @@ def look_again(name: str, root: str | Path | None = None) -> None:
             _register(source)
 
 
+def refuse_another_root(name: str, root: str | Path) -> None:
+    """Refuse a built-in data set that is registered at another root than a model asks for, where both have it.
+
+    Raises:
+        PartDatasetError: the name stands for other files; with a path in place of the name there is no doubt.
+    """
+    known = DatasetCatalog.data.get(name)
+    for source in _builtin_sources(root):
+        if source.name == name and isinstance(known, _Source) and source != known and os.path.exists(source.json_file):
+            fix = f"name the file that is meant, {source.json_file} or {known.json_file}"
+            at = f"is registered for {known.json_file}, and the model's DATASETS.ROOT is {root}"
+            raise PartDatasetError(source.json_file, name, at, fix)
+
+
 def _builtin_sources(root: str | Path | None) -> Iterator[_Source]:
     given = root if root is not None else os.environ.get("DETECTRON2_DATASETS", "datasets_root")
     folder = Path(os.path.abspath(Path(given).expanduser()))

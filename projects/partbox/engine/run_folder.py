@@ -222,10 +222,14 @@ def evaluation_folder(cfg: CfgNode, *, part: tuple[int, int], after_training: bo
         if not after_training:
             if part[1] == 1:
                 _drop_unfinished(folder)
-            trained_here = (folder / METRICS).exists()
-            guide = training_guide(folder, cfg) if trained_here else evaluation_guide(folder, cfg)
-            describe(folder, cfg, guide, "config_evaluation.yaml", part)
+            describe(folder, cfg, _guide(folder, cfg), "config_evaluation.yaml", part)
         yield folder
+
+
+def _guide(folder: Path, cfg: CfgNode, *, embedded: bool = False) -> str:
+    """What README.txt says of a folder with an evaluation: where its model was trained, too, that stays the run's."""
+    trained_here = (folder / METRICS).exists()
+    return training_guide(folder, cfg) if trained_here else evaluation_guide(folder, cfg, embedded=embedded)
 
 
 @contextmanager
@@ -241,7 +245,7 @@ def embedded_evaluation_folder(cfg: CfgNode) -> Iterator[Path]:
     _check_folder(folder, cfg, resume=False, eval_only=True)
     with _held(folder, fcntl.LOCK_EX):
         _drop_unfinished(folder)
-        describe(folder, cfg, evaluation_guide(folder, cfg, embedded=True), "config_evaluation.yaml")
+        describe(folder, cfg, _guide(folder, cfg, embedded=True), "config_evaluation.yaml")
         with _logged_to(folder / "log.txt"):
             yield folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,10 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {key} is {kind}, such as {default!r}, not {value!r}") from error
 
 
+# How a model reads pixels; what configurations of detectron2 leave to its defaults, which are not ours.
+PIXELS = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
+
+
 def default_config() -> CfgNode:
     """The defaults of detectron2, partbox, Mask DINO and DINO."""
     cfg = get_cfg()
@@ -173,9 +177,11 @@ def load_config(
     cfg = default_config()
     if len(options) % 2:
         raise ConfigError(_alone(cfg, options))
+    values: dict[str, Any] = {}
     try:
         if config_file is not None:
-            _merge(cfg, _values_of_file(Path(config_file)), str(config_file))
+            values = _values_of_file(Path(config_file))
+            _merge(cfg, values, str(config_file))
         if experiment is not None:
             _merge(cfg, experiment_config(experiment), experiment)
         _merge(cfg, dict(zip(options[::2], options[1::2], strict=True)), "command line")
@@ -183,8 +189,30 @@ def load_config(
         raise
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(str(error.args[0]) if error.args else str(error)) from error
+    if config_file is not None:
+        _check_pixels(cfg, {*values, *options[::2]}, str(config_file))
     check_config(cfg)
     return cfg
+
+
+def _check_pixels(cfg: CfgNode, given: Collection[str], source: str) -> None:
+    """Refuse the file of a detectron2 model that leaves to the defaults how pixels are read: ours are others.
+
+    No checkpoint holds this, so a model would see wrong colours and say nothing.
+    """
+    missing = [key for key in PIXELS if key not in given]
+    if cfg.MODEL.META_ARCHITECTURE == "PartClassifier" or not missing:
+        return
+
+    def listed(of: CfgNode) -> str:
+        mean, std = (", ".join(f"{value:.4g}" for value in one) for one in (of.MODEL.PIXEL_MEAN, of.MODEL.PIXEL_STD))
+        return f"{of.INPUT.FORMAT}, [{mean}], [{std}]"
+
+    raise ConfigError(
+        f"{source}: it does not set {' and '.join(missing)}, and no checkpoint holds what the model was trained with. "
+        f"Write {', '.join(PIXELS)}: detectron2's defaults are {listed(get_cfg())}, those here "
+        f"{listed(default_config())}"
+    )
 
 
 def fill_names(cfg: CfgNode, dataset: PartDataset) -> None:

@@ -13,8 +13,18 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .measures import MAIN, MEASURES, Measure, Measured, Value, is_unreliable, threats_of, unreliable_threats
-from .models import Model, distinct
+from .measures import (
+    MAIN,
+    MEASURES,
+    Measure,
+    Measured,
+    Value,
+    attacks_by_threat,
+    is_unreliable,
+    threats_of,
+    unreliable_threats,
+)
+from .models import Model, by_images, distinct
 from .result_files import role_of, threat_of
 
 # Okabe & Ito without yellow, which is too light for lines on white; then the same again with other lines and markers
@@ -93,64 +103,78 @@ class Curve:
         return f"{self.model}, {self.attack}: {points}"
 
 
-def eps_curves(measured: Measured) -> Iterator[tuple[str, Measure, list[Curve]]]:
-    """Norm, measure and its curves, for each norm and main measure that was attacked."""
-    threats = [threat_of(name, e["settings"]) for m in measured.models for name, e in m.first.entries.items()]
+def eps_curves(measured: Measured, models: Sequence[Model]) -> Iterator[tuple[str, Measure, list[Curve]]]:
+    """Norm, measure and the curves of models, for each norm and main measure that was attacked."""
+    threats = [threat_of(name, e["settings"]) for m in models for name, e in m.first.entries.items()]
     for norm in sorted({threat.split(" ")[0] for threat in threats if threat is not None}, reverse=True):
+        attacked = {threat: its for threat, its in attacks_by_threat(models).items() if threat.split(" ")[0] == norm}
+        alike = all(len(its) == 1 for its in attacked.values())
         for measure in (one for one in MEASURES if one.key in MAIN):
-            curves = [curve for curve in _curves(measured, norm, measure) if len(curve.points) > 1]
+            each = (curve for model in models for curve in _curves(measured, model, norm, measure, alike=alike))
+            curves = [curve for curve in each if len(curve.points) > 1]
             if curves:
                 yield norm, measure, curves
 
 
-def _curves(measured: Measured, norm: str, measure: Measure) -> Iterator[Curve]:
-    for model in measured.models:
-        clean = measured.value(model, "clean", measure)
-        if clean is None:
+def _curves(measured: Measured, model: Model, norm: str, measure: Measure, *, alike: bool) -> Iterator[Curve]:
+    """Those of a model; ``alike``: the worst case is over the same attacks as that of the other models."""
+    clean = measured.value(model, "clean", measure)
+    if clean is None:
+        return
+    attacks: dict[str, list[tuple[float, Value]]] = {}
+    doubtful: dict[str, set[float]] = {}
+    for name, entry in model.first.entries.items():
+        threat = threat_of(name, entry["settings"])
+        if threat is None or threat.split(" ")[0] != norm or role_of(entry["settings"]) == "corruption":
             continue
-        attacks: dict[str, list[tuple[float, Value]]] = {}
-        doubtful: dict[str, set[float]] = {}
-        for name, entry in model.first.entries.items():
-            threat = threat_of(name, entry["settings"])
-            if threat is None or threat.split(" ")[0] != norm or role_of(entry["settings"]) == "corruption":
-                continue
-            value = measured.value(model, name, measure)
-            if value is not None:
-                attack = name.removesuffix(threat).strip()
-                attacks.setdefault(attack, []).append((eps_of(threat), value))
-                if is_unreliable(model, name):
-                    doubtful.setdefault(attack, set()).add(eps_of(threat))
-        threats = {threat: names for threat, names in threats_of(model.first).items() if threat.split(" ")[0] == norm}
-        if measure.key == "accuracy" and any(len(names) > 1 for names in threats.values()):
-            worst = [(eps_of(threat), measured.worst_case(model, threat)) for threat in threats]
-            attacks["worst case"] = [(eps, value) for eps, value in worst if value is not None]
-            doubtful["worst case"] = {eps_of(threat) for threat in unreliable_threats(model)} & dict(worst).keys()
-        for attack, points in attacks.items():
-            ordered = sorted([(0.0, clean), *points], key=lambda point: point[0])
-            yield Curve(model.name, attack, ordered, frozenset(doubtful.get(attack, ())))
+        value = measured.value(model, name, measure)
+        if value is not None:
+            attack = name.removesuffix(threat).strip()
+            attacks.setdefault(attack, []).append((eps_of(threat), value))
+            if is_unreliable(model, name):
+                doubtful.setdefault(attack, set()).add(eps_of(threat))
+    threats = {threat: names for threat, names in threats_of(model.first).items() if threat.split(" ")[0] == norm}
+    if measure.key == "accuracy" and any(len(names) > 1 for names in threats.values()):
+        used = dict.fromkeys(name.removesuffix(threat).strip() for threat, names in threats.items() for name in names)
+        label = "worst case" if alike else f"worst case of {', '.join(used)}"
+        worst = [(eps_of(threat), measured.worst_case(model, threat)) for threat in threats]
+        attacks[label] = [(eps, value) for eps, value in worst if value is not None]
+        doubtful[label] = {eps_of(threat) for threat in unreliable_threats(model) if threat in threats}
+    for attack, points in attacks.items():
+        ordered = sorted([(0.0, clean), *points], key=lambda point: point[0])
+        yield Curve(model.name, attack, ordered, frozenset(doubtful.get(attack, ())))
 
 
 def eps_pictures(measured: Measured) -> list[Picture]:
-    """A picture for each norm and measure; of many curves one for each attack, too."""
+    """A picture for each norm and measure, of many curves for each attack; all models in one saw the same images."""
     pictures = []
-    for norm, measure, curves in eps_curves(measured):
-        attacks = list(dict.fromkeys(curve.attack for curve in curves))
-        if len(curves) <= MOST_CURVES:
-            pictures.append(_eps_picture(norm, measure, curves, f"{measure.title} against eps, {norm}"))
-            continue
-        for attack in attacks:
-            its = [curve for curve in curves if curve.attack == attack]
-            pictures.append(_eps_picture(norm, measure, its, f"{measure.title} against eps, {norm}, {attack}"))
+    for models, of_images in _on_same_images(measured.models):
+        for norm, measure, curves in eps_curves(measured, models):
+            title = f"{measure.title} against eps, {norm}"
+            if len(curves) <= MOST_CURVES:
+                pictures.append(_eps_picture(norm, measure, curves, f"{title}{of_images}"))
+                continue
+            for attack in dict.fromkeys(curve.attack for curve in curves):
+                its = [curve for curve in curves if curve.attack == attack]
+                pictures.append(_eps_picture(norm, measure, its, f"{title}, {attack}{of_images}", single=True))
     return pictures
 
 
-def _eps_picture(norm: str, measure: Measure, curves: Sequence[Curve], title: str) -> Picture:
+def _on_same_images(models: Sequence[Model]) -> Iterator[tuple[list[Model], str]]:
+    """Models that may stand in one picture, and what its title says of their images where there are others."""
+    groups = by_images(models)
+    for group in groups:
+        data = group[0].first.document["dataset"]
+        yield group, f", {data['name']} ({data['images']} images)" if len(groups) > 1 else ""
+
+
+def _eps_picture(norm: str, measure: Measure, curves: Sequence[Curve], title: str, *, single: bool = False) -> Picture:
+    """Of curves; ``single``: of one attack, which the title names."""
     scale, unit = (255.0, " / 255") if norm == "linf" else (1.0, "")
     names = legend_names([curve.model for curve in curves])
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(curves)), layout="constrained")
         axes = figure.subplots()
-        single = len({curve.attack for curve in curves}) == 1 and title.endswith(curves[0].attack)
         for curve, style in zip(curves, _styles(curves), strict=True):
             label = names[curve.model] if single else f"{names[curve.model]} · {curve.attack}"
             _draw_curve(axes, curve, scale, label, style)
@@ -218,14 +242,20 @@ def _bars(value: Value) -> tuple[float, float]:
 
 
 def scatter_pictures(measured: Measured) -> list[Picture]:
-    """Clean against robust, a point a model, for each threat model; of detectors the lowest value of its attacks."""
+    """Clean against robust, a point a model, for each threat model; of detectors the lowest value of its attacks.
+
+    In one picture are models that saw the same images and met the same attacks.
+    """
     pictures = []
-    threats = list(dict.fromkeys(threat for model in measured.models for threat in threats_of(model.first)))
-    for threat in threats:
-        for measure in (one for one in MEASURES if one.key in MAIN):
-            points = [one for model in measured.models for one in _points(measured, model, threat, measure)]
-            if len(points) > 1:
-                pictures.append(_scatter(threat, measure, points))
+    for models, of_images in _on_same_images(measured.models):
+        for threat, attacked in attacks_by_threat(models).items():
+            for attacks, names in attacked.items():
+                by = f" ({', '.join(attacks)})" if len(attacked) > 1 else ""
+                members = [model for model in models if model.name in names]
+                for measure in (one for one in MEASURES if one.key in MAIN):
+                    points = [one for model in members for one in _points(measured, model, threat, measure)]
+                    if len(points) > 1:
+                        pictures.append(_scatter(threat, measure, points, f"{threat}{by}{of_images}"))
     return pictures
 
 
@@ -250,7 +280,8 @@ def _points(measured: Measured, model: Model, threat: str, measure: Measure) -> 
         yield Point(model.name, clean, robust, threat in unreliable_threats(model))
 
 
-def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
+def _scatter(threat: str, measure: Measure, points: Sequence[Point], under: str) -> Picture:
+    """Of points; ``under``: the threat model with what sets this picture apart from others."""
     names = legend_names([point.model for point in points])
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(4.8, 3.5 + 0.18 * len(points)), layout="constrained")
@@ -282,7 +313,7 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
         axes.set_ylim(0, min(max(axes.dataLim.y1, 1) * 1.05, 103))
         what = "worst case" if measure.key == "accuracy" else "lowest of its attacks"
         axes.set(xlabel=f"clean {measure.title}", ylabel=f"{measure.title} under {threat}\n({what})")
-        axes.set_title(f"Clean against robust, {threat}", fontsize=11)
+        axes.set_title(f"Clean against robust, {under}", fontsize=11, wrap=True)
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize=8, frameon=False, handlelength=3.5)
         source = svg_source(figure)
@@ -290,6 +321,6 @@ def _scatter(threat: str, measure: Measure, points: Sequence[Point]) -> Picture:
         f"{one.model}: clean {one.clean.shown}, under attack {one.robust.shown}" + " (unreliable)" * one.unreliable
         for one in points
     )
-    caption = f"{measure.title}, clean and under {threat}. Dotted: nothing lost. Bars: 95 % intervals."
+    caption = f"{measure.title}, clean and under {under}. Dotted: nothing lost. Bars: 95 % intervals."
     caption += f" {HOLLOW}" * any(one.unreliable for one in points)
-    return Picture(source, f"{measure.title} clean against under {threat}. {words}", caption)
+    return Picture(source, f"{measure.title} clean against under {under}. {words}", caption)

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .measures import ACCURACY, FALSE_OBJECTS, MEASURES, Measure, Measured, Value, threats_of, unreliable_threats
-from .models import Model
+from .measures import (
+    ACCURACY,
+    FALSE_OBJECTS,
+    MEASURES,
+    Measure,
+    Measured,
+    Value,
+    attacks_by_threat,
+    class_names_of,
+    threats_of,
+    unreliable_threats,
+)
+from .models import Model, by_images
 from .result_files import entry_value, role_of
 
 ORDER = ("clean", "worst case", "attack", "noise", "corruptions")
@@ -187,9 +198,13 @@ def _remarks(measured: Measured, table: Headline) -> Iterator[str]:
                 f"Always answering the most frequent class is right on {100 * share:.1f} % of the {images} images of "
                 f"{name}, and robust to everything: read a robust accuracy near it as none."
             )
+    yield from _different_images(models)
+    yield from _different_parts(models)
+    different = list(_different_attacks(models))
     single = all(len(names) == 1 for model in models for names in threats_of(model.first).values())
-    if single and any(column.role == "attack" for column in table.columns):
+    if single and not different and any(column.role == "attack" for column in table.columns):
         yield "Each threat model has one attack: its number is the worst case, and an upper bound of the robust one."
+    yield from different
     unchecked = [m.name for m in models if threats_of(m.first) and any("self_checks" not in r.results for r in m.runs)]
     if unchecked:
         yield (
@@ -197,6 +212,50 @@ def _remarks(measured: Measured, table: Headline) -> Iterator[str]:
             f"{', '.join(unchecked)}."
         )
     yield from _different_settings(models)
+
+
+def _different_images(models: Sequence[Model]) -> Iterator[str]:
+    """Models that saw as many images of a data set, and others."""
+    drawn: dict[tuple[str, int], list[list[Model]]] = {}
+    for group in by_images(models):
+        data = group[0].first.document["dataset"]
+        drawn.setdefault((data["name"], data["images"]), []).append(group)
+    for (name, images), groups in drawn.items():
+        if len(groups) > 1:
+            shown = "; ".join(", ".join(model.name for model in group) for group in groups)
+            yield (
+                f"Not all models saw the same {images} images of {name} (ROBUST_EVAL.SEED draws them), and these are "
+                f"not comparable with each other: {shown}."
+            )
+
+
+def _different_parts(models: Sequence[Model]) -> Iterator[str]:
+    """Means over other parts or classes under one title."""
+    titles: dict[str, str] = {}
+    for measure in MEASURES:
+        if "." in measure.key:
+            titles.setdefault(measure.key.split(".")[0], measure.title)
+    for together in by_images(models):
+        for group, title in titles.items():
+            over: dict[frozenset[str], list[str]] = {}
+            for model in together:
+                if names := class_names_of(model.first, group):
+                    over.setdefault(frozenset(names), []).append(model.name)
+            if len(over) > 1:
+                shown = "; ".join(f"{len(names)} for {', '.join(owners)}" for names, owners in over.items())
+                yield f"{title} is a mean over other parts or classes, and not comparable: over {shown}."
+
+
+def _different_attacks(models: Sequence[Model]) -> Iterator[str]:
+    """Threat models under which not all models were attacked alike."""
+    for together in by_images(models):
+        for threat, attacked in attacks_by_threat(together).items():
+            if len(attacked) > 1:
+                shown = "; ".join(f"{', '.join(attacks)} for {', '.join(names)}" for attacks, names in attacked.items())
+                yield (
+                    f"Under {threat} not all models met the same attacks, and their robust numbers are not comparable "
+                    f"with each other: {shown}. The worst case over all of these may be lower than any of them."
+                )
 
 
 def _different_settings(models: Sequence[Model]) -> Iterator[str]:

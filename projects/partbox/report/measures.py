@@ -97,6 +97,16 @@ def threats_of(run: Run) -> dict[str, list[str]]:
     return found
 
 
+def attacks_by_threat(models: Sequence[Model]) -> dict[str, dict[tuple[str, ...], list[str]]]:
+    """By threat model the attacks, without eps, that were used together, and the names of the models they met."""
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for model in models:
+        for threat, attacks in threats_of(model.first).items():
+            used = tuple(sorted(name.removesuffix(threat).strip() for name in attacks))
+            found.setdefault(threat, {}).setdefault(used, []).append(model.name)
+    return found
+
+
 def unreliable_threats(model: Model) -> dict[str, list[str]]:
     """What self-checks that failed say, by the threat model whose numbers it speaks against."""
     found: dict[str, list[str]] = {}
@@ -114,6 +124,14 @@ def is_unreliable(model: Model, perturbation: str) -> bool:
     """Whether a self-check speaks against the numbers of a model under an attack."""
     settings = model.first.entries[perturbation]["settings"]
     return role_of(settings) == "attack" and str(threat_of(perturbation, settings)) in unreliable_threats(model)
+
+
+def class_names_of(run: Run, group: str) -> list[str]:
+    """The parts or classes that a mean IoU or AP of a run is over; empty where the run has no such mean."""
+    entry = run.entries["clean"].get(group) or {}
+    if group in AP_GROUPS:
+        return [key.removeprefix(AP_OF) for key in entry if key.startswith(AP_OF)]
+    return list(entry.get("IoU") or {})
 
 
 @dataclass
@@ -201,6 +219,8 @@ class Measured:
         stated = entry_value(model.first.entries["clean"], f"{group}.images")
         if isinstance(stated, int):
             return stated
+        if measure == FALSE_OBJECTS and model.first.records is not None:
+            return int(self._judged(model.first, "clean", measure.counts).sum())
         found = self.groups.of(model, "clean", group) if "." in measure.key else None
         return found.images if found is not None else int(model.first.document["dataset"]["images"])
 
@@ -266,13 +286,21 @@ class Measured:
         if any(run.records is None for run in model.runs):
             return None, NO_RECORDS
         found = np.array([self._counts(run, perturbation, measure.counts) for run in model.runs])
-        objects = np.array([self._counts(run, perturbation, measure.of) for run in model.runs])
+        if measure.of:
+            objects = np.array([self._counts(run, perturbation, measure.of) for run in model.runs])
+        else:  # a number an image: of the images that were judged
+            objects = np.array([self._judged(run, perturbation, measure.counts) for run in model.runs], np.float64)
         return ratio_interval(found, objects, self.resampling, counts=not measure.of), NO_WIDTH
 
     def _counts(self, run: Run, perturbation: str, name: str) -> np.ndarray:
-        """(n,) a count of each image's record; ones where none is named."""
+        """(n,) a count of each image's record."""
         records = (run.records or {})[perturbation]
-        return np.array([(getattr(records[image], name) or 0) if name else 1 for image in self._order(run)], np.float64)
+        return np.array([getattr(records[image], name) or 0 for image in self._order(run)], np.float64)
+
+    def _judged(self, run: Run, perturbation: str, name: str) -> np.ndarray:
+        """(n,) whether each image's record has a count: without labels there is nothing to count against."""
+        records = (run.records or {})[perturbation]
+        return np.array([getattr(records[image], name) is not None for image in self._order(run)], bool)
 
     def _order(self, run: Run) -> list[ImageId]:
         """The images of a run, in one order for all runs and processes."""

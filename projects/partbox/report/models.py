@@ -118,11 +118,21 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 def _start(run: Run, weights: str) -> str:
     """Folder and file of the weights that a training starts from, whatever its seed; the same file name in the folder
     of another model is another start.
+
+    An evaluation alone no longer says what its training started from. The folder of that training stands for it: where
+    the folders of two differ in more than their seeds, they may be two models.
     """
-    if weights == str(run.document.get("weights", "")) or "://" in weights:  # an evaluation: of the training itself
-        return _file_name(weights)
-    seed = run.document["seeds"]["training"]
-    return re.sub(rf"(?<!\d){seed}(?!\d)", "*", "/".join(PurePath(weights).parts[-2:]))
+    if "://" in weights:
+        return weights
+    path = PurePath(weights)
+    evaluated = weights == str(run.document.get("weights", ""))
+    return _without_seed(str(path) if evaluated else "/".join(path.parts[-2:]), run.document["seeds"]["training"])
+
+
+def _without_seed(path: str, seed: int) -> str:
+    """A path with a star where it names the seed: behind the word, or, without that, as a number of its own."""
+    named = re.sub(rf"(seed[-_. ]?){seed}(?!\d)", r"\1*", path, flags=re.IGNORECASE)
+    return named if named != path else re.sub(rf"(?<!\d){seed}(?!\d)", "*", path)
 
 
 def _file_name(weights: Any) -> str:
@@ -131,11 +141,35 @@ def _file_name(weights: Any) -> str:
     return text if "://" in text else PurePath(text).name
 
 
+def same_images(one: Run, other: Run) -> bool:
+    """Whether two evaluations saw the same images: by their ids, else by what drew them."""
+    data, others = one.document["dataset"], other.document["dataset"]
+    if (data["name"], data["images"]) != (others["name"], others["images"]):
+        return False
+    if one.records is not None and other.records is not None:
+        return one.records["clean"].keys() == other.records["clean"].keys()
+    seeds = [run.document["seeds"].get("evaluation") for run in (one, other)]
+    return data["images"] == data.get("of", data["images"]) or seeds[0] == seeds[1]
+
+
+def by_images(models: Sequence[Model]) -> list[list[Model]]:
+    """The models that were evaluated on the same images together, in their order."""
+    groups: list[list[Model]] = []
+    for model in models:
+        for group in groups:
+            if same_images(group[0].first, model.first):
+                group.append(model)
+                break
+        else:
+            groups.append([model])
+    return groups
+
+
 def _name(runs: Sequence[Run]) -> str:
     names = [run.name for run in runs]
     if len(runs) == 1:
         return names[0]
-    without = {re.sub(r"[-_. ]?seed[-_. ]?\d+$", "", name) for name in names}
+    without = {re.sub(r"[-_. ]?seed[-_. ]?\d+(?=$|--|/)", "", name) for name in names}
     common = without.pop() if len(without) == 1 else names[0]
     return f"{common} ({len(runs)} seeds)"
 

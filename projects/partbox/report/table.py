@@ -46,10 +46,17 @@ def _columns(runs: Runs) -> list[str]:
 
 
 def _check_same_images(runs: Runs) -> None:
-    seen = {(run["dataset"]["name"], run["dataset"]["images"]) for run in runs.values()}
+    seen = {(run["dataset"]["name"], f"{run['dataset']['images']} images{_drawn(run)}") for run in runs.values()}
     if len(seen) > 1:
-        found = ", ".join(f"{name} ({images} images)" for name, images in sorted(seen))
+        found = ", ".join(f"{name} ({images})" for name, images in sorted(seen))
         raise ValueError(f"these runs were evaluated on different images, one table would mislead: {found}")
+
+
+def _drawn(run: Run) -> str:
+    """How the images were drawn, where they are not all of the data set."""
+    data = run["dataset"]
+    drawn = data["images"] != data.get("of", data["images"])
+    return f" drawn with ROBUST_EVAL.SEED {run['seeds']['evaluation']}" if drawn else ""
 
 
 def results_table(runs: Runs, style: str = "github") -> str:
