@@ -10,12 +10,12 @@ import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
 from PIL import Image
-from small_models import small_config
 
 import partbox
 from partbox.data.catalog import unregister_part_dataset
 from partbox.engine.checkpoint import save_weights
 from partbox.engine.label_budget_sweep import summarise, sweep_runs
+from partbox.engine.setup import load_config
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -109,15 +109,14 @@ def test_owner_of_part_labels(place, classifier_run, capsys):
     assert 0 < len(wrong) <= 22
 
 
-def test_planner_of_a_labelling_budget(place, example_dataset, classifier_run, capsys):
+def test_planner_of_a_labelling_budget(place, classifier_run, capsys):
     runs = sweep_runs([(0.0, 0.1), (0.0, 1.0)], [1])
     for run in runs:
-        folder = classifier_run("part_box", folder=f"output/budget/{run.name}")
+        folder = classifier_run("part_box", *run.options, folder=f"output/budget/{run.name}")
         partbox.evaluate(
             partbox.load(folder), "example_test", {"name": "pgd", "eps": "4/255", "steps": 1}, output=folder
         )
-    cfg = small_config(example_dataset)
-    cfg.DATASETS.TRAIN = ("example_train",)
+    cfg = load_config(folder / "config_evaluation.yaml")
     summarise(cfg, runs, place / "output/budget", seconds_per_box=10, seconds_per_mask=60)
     capsys.readouterr()
     run_as_written(JOURNEYS["Planner of a labelling budget"])

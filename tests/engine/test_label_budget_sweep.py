@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from functools import partial
 
 import pytest
 from part_dataset_files import forget_builtin_datasets
 from small_detectors import REPOSITORY, SMALL_DETECTOR
 from small_models import SMALL
 
+import partbox
+from partbox.data import get_part_dataset
 from partbox.engine.checks import ConfigError
 from partbox.engine.detectors import labelled_records
-from partbox.engine.label_budget_sweep import SweepFailed, sweep_runs
-from partbox.engine.setup import load_config, load_dataset
+from partbox.engine.label_budget_sweep import SweepFailed, summarise, sweep_runs
+from partbox.engine.setup import fill_names, load_config, load_dataset
 from partbox.engine.training_records import detector_training_records, within_budget
 from partbox.report.label_budget_report import label_budget_table
 
@@ -74,6 +77,39 @@ def test_a_sweep_trains_every_budget_and_draws_accuracy_against_cost(sweep, tmp_
     table = (folder / "label_budget.md").read_text()
     assert table.strip() == label_budget_table(summary).strip()
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:5]] == ["0", "50", "25"], "cheapest first"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ([], None),
+        (["ROBUST_EVAL.NUM_IMAGES", "3"], "ROBUST_EVAL.NUM_IMAGES is 3 there and 6 here"),
+        (["SOLVER.MAX_ITER", "9"], "SOLVER.MAX_ITER is 9 there and 2 here"),
+        (["DATASETS.LABEL_BUDGET.SEED", "7"], "DATASETS.LABEL_BUDGET.SEED is 7 there and 0 here"),
+        (["SEED", "4"], "its seed is 4"),
+        (["DATALOADER.NUM_WORKERS", "3", "TRACKING.IMAGES", "1"], None),
+    ],
+)
+def test_what_another_call_trained_or_measured_is_not_counted(example_root, monkeypatch, tmp_path, change, said):
+    """Parts of a sweep may be called on several machines; the same folder names do not make them one sweep."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(example_root))
+    forget_builtin_datasets()
+    partbox.register_all()
+    (one,) = sweep_runs([(0.0, 0.5)], [0])
+    cfg = load_config(CONFIG, SHORT)
+    theirs = load_config(CONFIG, [*SHORT, *one.options, *change])
+    fill_names(theirs, get_part_dataset("example_train"))
+    measured = {"clean_accuracy": 0.5, "robust_accuracy": {}}
+    document = {"config": theirs.dump(), "seeds": {"training": theirs.SEED}, "results": measured}
+    (tmp_path / one.name).mkdir()
+    (tmp_path / one.name / "results.json").write_text(json.dumps(document))
+    call = partial(summarise, cfg, [one], tmp_path, seconds_per_box=1.0, seconds_per_mask=2.0)
+    if said is None:
+        assert call()["runs"][0]["clean_accuracy"] == 0.5
+    else:
+        with pytest.raises(ConfigError, match=said):
+            call()
+    forget_builtin_datasets()
 
 
 def test_a_failed_training_is_named_with_its_log(sweep, tmp_path):

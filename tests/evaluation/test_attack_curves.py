@@ -46,6 +46,15 @@ def test_accuracy_falls_with_each_pass_that_fools_an_image():
     assert of(curves, "steps") == {}
 
 
+@pytest.mark.parametrize("name", ["parts", "foolbox"])
+def test_attacks_that_count_all_their_passes_have_no_curve_against_passes(name):
+    """Of an image fooled at once they record what the whole search took: it would seem to have held out."""
+    entry = {"settings": {**settings(0.1), "name": name}, "accuracy": 0.25}
+    curves = attack_curves(results(("pgd-10 linf 0.1", entry)), [*CLEAN, *ATTACK])
+    assert of(curves, "passes") == {}
+    assert of(curves, "eps") == {"pgd-10 linf": ((0.0, 0.75), (0.1, 0.25))}
+
+
 def test_attacks_that_differ_in_eps_alone_are_one_curve():
     attacks = [
         ("pgd-10 linf 0.2", {"settings": settings(0.2), "accuracy": 0.1}),

@@ -103,3 +103,44 @@ def test_learning_curves(tmp_path):
     with Image.open(path) as picture:
         assert picture.size == (1100, 440)
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_attacks_of_one_name_and_other_settings_share_no_column():
+    name = "square linf 8/255"
+    runs = {}
+    for one, queries, robust in (("a-seed1", 10, 0.8), ("a-seed2", 5000, 0.2)):
+        runs[one] = run(0.9, {name: robust})
+        runs[one]["results"]["by_perturbation"][name] = {"settings": {"name": "square", "queries": queries, "eps": 0.1}}
+    rows = cells(results_table(runs))
+    assert rows[0][2:4] == [f"robust % linf 8/255 (square): square queries {queries}" for queries in (10, 5000)]
+    assert [row[2:4] for row in rows[2:4]] == [["80.0", "-"], ["-", "20.0"]]
+    with pytest.raises(ValueError, match="not attacked in the same way"):
+        seeds_table(runs)
+
+
+def test_the_order_of_attacks_makes_no_other_column():
+    pgd, square = "pgd-20 linf 8/255", "square linf 8/255"
+    one, other = run(0.9, {pgd: 0.5, square: 0.5}), run(0.9, {square: 0.5, pgd: 0.5})
+    assert cells(results_table({"a": one, "b": other}))[0][2:4] == [
+        "robust % linf 8/255 (pgd-20, square)",
+        "part mIoU %",
+    ]
+
+
+def test_two_evaluations_of_one_training_are_not_two_seeds():
+    attacked = run(0.9, {"pgd-20 linf 8/255": 0.5})
+    same = {f"a-seed{i}": {**attacked, "seeds": {"training": 1, "evaluation": 0}} for i in (1, 2)}
+    with pytest.raises(ValueError, match="no trainings of different seeds: 1, 1"):
+        seeds_table(same)
+    others = {f"a-seed{i}": {**attacked, "seeds": {"training": i, "evaluation": 0}} for i in (1, 2)}
+    assert cells(seeds_table(others))[2][1] == "2"
+    with pytest.raises(ValueError, match="different images"):
+        seeds_table({**others, "a-seed3": {**attacked, "dataset": {"name": "other", "images": 100}}})
+
+
+def test_part_miou_over_other_parts_is_said():
+    runs = {name: run(0.9, {}, miou=0.5) for name in ("parts", "objects")}
+    for name, parts in (("parts", ("ear", "tail")), ("objects", ("object",))):
+        runs[name]["results"]["by_perturbation"]["clean"]["part_segmentation"]["IoU"] = dict.fromkeys(parts, 0.5)
+    assert "(!) part mIoU % is a mean over other parts in some rows" in results_table(runs)
+    assert "(!)" not in results_table({"parts": runs["parts"]})

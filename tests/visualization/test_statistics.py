@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from part_dataset_files import valid_document, write_dataset
@@ -84,6 +86,30 @@ def test_photographs_in_two_files_are_named(tmp_path, dataset):
         {"train": dataset_statistics(dataset)}, shared_photographs({"train": dataset, "test": copy})
     )
     assert shared_photographs({"train": dataset}) == []
+
+
+def test_photographs_behind_a_link_are_the_same_ones(tmp_path):
+    """As tools/pseudo_label.py lays its folder out."""
+    document = valid_document()
+    for image in document["images"]:
+        image.pop("source_image", None)
+    json_file, images = write_dataset(tmp_path / "one", document)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/images").symlink_to(images)
+    (tmp_path / "other/train.json").write_text(Path(json_file).read_text())
+    one = load_part_dataset(json_file, images)
+    other = load_part_dataset(tmp_path / "other/train.json", tmp_path / "other/images")
+    (shared,) = shared_photographs({"one": one, "other": other})
+    assert shared["photographs"] == len(one.records)
+
+
+def test_a_pair_of_parts_is_one_whatever_their_order_in_a_file(dataset):
+    one = dataset_statistics(dataset)
+    other = {**one, "together": [{**pair, "parts": pair["parts"][::-1]} for pair in one["together"]]}
+    text = statistics_text({"one": one, "other": other})
+    (line,) = [line for line in text.splitlines() if "car:wheel" in line and "car:head" in line and " + " in line]
+    assert line.split()[-2:] == ["2", "2"]
+    assert "(2 pairs)" in text
 
 
 def test_the_text_says_what_a_table_would_hide(tmp_path, dataset):

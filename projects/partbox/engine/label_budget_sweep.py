@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from partbox.files import write_text
 from partbox.progress import Progress
 
 from .checks import ConfigError
+from .run_folder import NO_EFFECT, effective_config, settings_of
 from .setup import load_dataset
 from .training_records import refuse_budget_of_predicted
 
@@ -129,11 +130,12 @@ def summarise(
     """What the finished runs show: cost of the labels and accuracy; also written to ``<output>/label_budget.json``.
 
     Raises:
-        ConfigError: no run is finished.
+        ConfigError: no run is finished, or one was trained or evaluated in another way.
     """
     dataset = load_dataset(cfg, cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
     entries = []
     for run, results in _finished(runs, output):
+        _check_run(cfg, run, results, output / run.name)
         budget = LabelBudget(run.masks, run.boxes, cfg.DATASETS.LABEL_BUDGET.SEED)
         kept = budget.apply(dataset.records, cfg.DATASETS.TRAIN[0])
         cost = label_cost(kept, seconds_per_box=seconds_per_box, seconds_per_mask=seconds_per_mask)
@@ -171,3 +173,28 @@ def _finished(runs: Sequence[BudgetRun], output: Path) -> Iterator[tuple[BudgetR
         path = output / run.name / "results.json"
         if path.is_file():
             yield run, json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_run(cfg: CfgNode, run: BudgetRun, results: Mapping[str, Any], folder: Path) -> None:
+    """Refuse results of a training or evaluation that is not of this sweep: ``--part`` may have been called otherwise.
+
+    Raises:
+        ConfigError: naming the run and the keys.
+    """
+    own = run.options[::2]
+    of_results = settings_of(results["config"], NO_EFFECT)
+    if Path(str(of_results.get("MODEL.WEIGHTS"))).parent.name == run.name:  # evaluated again: of its own training
+        own.append("MODEL.WEIGHTS")
+    stored, now = (
+        {key: value for key, value in settings.items() if key not in own}
+        for settings in (of_results, effective_config(cfg))
+    )
+    changed = [key for key in sorted(stored.keys() | now.keys()) if stored.get(key) != now.get(key)]
+    seed = results["seeds"]["training"]
+    if changed or seed != run.seed:
+        what = [f"{key} is {stored.get(key)!r} there and {now.get(key)!r} here" for key in changed[:3]]
+        what += [f"its seed is {seed}"] if seed != run.seed else []
+        raise ConfigError(
+            f"{folder} is not of this sweep: {'; '.join(what)}. Call with the same options, delete that folder, or "
+            "choose another --output"
+        )

@@ -12,6 +12,8 @@ from .records import Record
 AXES = {"passes": "forward passes", "steps": "steps", "eps": "eps"}
 MOST_POINTS = 100  # of a curve against passes
 # Settings that follow an axis: a step size is a share of eps, divided by the steps.
+# Of these a record holds the passes spent in all, and not those until the image was fooled.
+ALL_PASSES = ("parts", "foolbox")
 FOLLOWING = {"eps": ("eps", "step_size"), "steps": ("steps", "step_size")}
 # Of detectors and segmenters: evaluator's entry, metric.
 METRICS = (("bbox", "AP"), ("segm", "AP"), ("sem_seg", "mIoU"))
@@ -54,7 +56,7 @@ def attack_curves(results: Mapping[str, Any], records: Iterable[Record]) -> list
     curves = [
         Curve(name, "passes", "robust_accuracy", _against_passes(by_name["clean"], by_name[name]))
         for name, entry in attacks.items()
-        if "accuracy" in entry
+        if "accuracy" in entry and entry["settings"]["name"] not in ALL_PASSES
     ]
     for axis in ("eps", "steps"):
         for names in _groups(attacks, axis):

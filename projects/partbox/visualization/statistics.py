@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -132,10 +133,10 @@ def _together(dataset: PartDataset, shown: Iterable[set[int]]) -> list[dict[str,
 def shared_photographs(datasets: Mapping[str, PartDataset]) -> list[dict[str, Any]]:
     """Photographs that stand in two of the files, by pair of files: a split with some leaks.
 
-    A photograph is the ``source_image`` of an image, else its file.
+    A photograph is the ``source_image`` of an image, else its file, wherever links lead.
     """
     photographs = {
-        name: {record["source_image"] or record["file_name"] for record in dataset.records}
+        name: {record["source_image"] or os.path.realpath(record["file_name"]) for record in dataset.records}
         for name, dataset in datasets.items()
     }
     found = []

@@ -101,12 +101,17 @@ def percent(share: float) -> str:
 
 
 def _pairs(statistics: Statistics, style: str) -> str:
-    counts = [{tuple(pair["parts"]): pair["images"] for pair in one["together"]} for one in statistics.values()]
-    every = list(dict.fromkeys(pair for one in counts for pair in one))
-    every.sort(key=lambda pair: -sum(one.get(pair, 0) for one in counts))
+    named: dict[frozenset[str], str] = {}  # files may list the parts of a pair in another order
+    counts: list[dict[frozenset[str], int]] = []
+    for one in statistics.values():
+        counts.append({})
+        for pair in one["together"]:
+            named.setdefault(frozenset(pair["parts"]), " + ".join(pair["parts"]))
+            counts[-1][frozenset(pair["parts"])] = pair["images"]
+    every = sorted(named, key=lambda pair: -sum(one.get(pair, 0) for one in counts))
     if not every:
         return "No two parts appear in one image."
-    rows = [[" + ".join(pair), *(f"{one.get(pair, 0):,}" for one in counts)] for pair in every[:PAIRS]]
+    rows = [[named[pair], *(f"{one.get(pair, 0):,}" for one in counts)] for pair in every[:PAIRS]]
     first = f"the {PAIRS} most frequent of {len(every)} pairs" if len(every) > PAIRS else f"{len(every)} pairs"
     return f"Images that show both parts ({first})\n" + _table(rows, ["parts", *statistics], style, 1)
 
