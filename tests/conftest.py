@@ -63,6 +63,13 @@ def example_dataset(example_root: Path) -> PartDataset:
     return load_part_dataset(example_root / "example" / "train.json", example_root / "example" / "images")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def datasets_of_one_module():
+    """What the tests of a module registered at their own folder is not left to those of another one."""
+    yield
+    forget_builtin_datasets()
+
+
 @pytest.fixture
 def run_tool(example_root, monkeypatch, tmp_path):
     """Run one of the tools in this process with command line arguments."""

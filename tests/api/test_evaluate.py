@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from part_dataset_files import forget_builtin_datasets
-from PIL import Image, ImageFilter, ImageOps
 
 import partbox
 from partbox.api.evaluation import specs_of
@@ -392,21 +391,6 @@ def test_a_model_with_a_folder_of_datasets_is_not_evaluated_on_those_of_another(
     assert by_file.results["results"]["images"] == 2
     (other / "example/test.json").unlink()  # on another machine: the name is what is registered here
     assert partbox.evaluate(model, "example_test", "clean", images=2).results["results"]["images"] == 2
-
-
-def test_photographs_that_were_replaced_are_another_evaluation(classifier_run, datasets, tmp_path):
-    """Same names, labels and sizes in pixels."""
-    root = tmp_path / "photographs"
-    shutil.copytree(datasets / "example", root)
-    model, output = partbox.load(classifier_run("normal")), tmp_path / "evaluation"
-    first = partbox.evaluate(model, root / "test.json", "clean", output=output, images=2)
-    again = partbox.evaluate(model, root / "test.json", "clean", output=output, images=2)
-    assert again.records == first.records
-    for file in (root / "images").rglob("*.*"):
-        picture = Image.open(file).convert("RGB")
-        ImageOps.invert(picture).filter(ImageFilter.BLUR).save(file)
-    with pytest.raises(RecordsError, match="of another evaluation"):
-        partbox.evaluate(model, root / "test.json", "clean", output=output, images=2)
 
 
 def test_the_folder_of_a_training_still_says_how_it_goes_on(classifier_run, tmp_path):

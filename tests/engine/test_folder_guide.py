@@ -12,8 +12,9 @@ from small_detectors import REPOSITORY, SMALL_DETECTOR
 from small_models import SMALL
 from tool_examples import examples_in, parsed
 
+from partbox.data import get_part_dataset
 from partbox.engine.folder_guide import evaluation_guide, pseudo_label_guide, training_guide
-from partbox.engine.setup import load_config
+from partbox.engine.setup import fill_names, load_config
 from partbox.folder_readme import Entry, text_of
 
 ATTACK = "[{'name': 'clean'}, {'name': 'pgd', 'eps': '8/255', 'steps': 1}]"
@@ -128,8 +129,12 @@ def test_a_folder_of_a_sweep(run_tool, tmp_path, monkeypatch):
         folder = Path(command[-1])
         folder.mkdir(parents=True)
         (folder / "README.txt").write_text("a run")
+        options = command[command.index("--resume") + 1 : -2]
+        cfg = load_config(config, options)
+        fill_names(cfg, get_part_dataset("example_train"))
         results = {"results": {"clean_accuracy": 0.5, "robust_accuracy": {"linf 8/255": 0.25}}}
-        (folder / "results.json").write_text(json.dumps(results))
+        stated = {"config": cfg.dump(), "seeds": {"training": cfg.SEED}}
+        (folder / "results.json").write_text(json.dumps({**results, **stated}))
         return type("Ended", (), {"returncode": 0})
 
     monkeypatch.setattr(sweep.subprocess, "run", instead)
