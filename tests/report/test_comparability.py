@@ -101,6 +101,19 @@ def test_models_that_met_other_attacks_share_no_scatter_and_no_worst_case(tmp_pa
     assert "linf 8/255 (pgd-20)" in scatter
 
 
+def test_attacks_of_one_name_and_other_settings_share_no_scatter(tmp_path: Path) -> None:
+    specs = [{**SQUARE, "queries": queries} for queries in (10, 10, 5000)]
+    runs = [
+        write_run(tmp_path / name, verdicts(OTHER, seed=i), (spec,), config={"X": i})
+        for i, (name, spec) in enumerate(zip("abc", specs, strict=True))
+    ]
+    page = page_of(tmp_path, *runs)
+    (scatter,) = pictures(page, "clean against")
+    assert "b: clean" in scatter
+    assert "c: clean" not in scatter
+    assert "square linf 8/255 was made with other settings for c than for a" in text_of(page, "headline-section")
+
+
 def test_worst_cases_of_other_attacks_are_named_in_curves(tmp_path: Path) -> None:
     apgd = {"name": "apgd", "eps": "8/255", "steps": 5}
     name = "apgd-ce linf 8/255"

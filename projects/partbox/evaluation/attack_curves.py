@@ -11,9 +11,9 @@ from .records import Record
 
 AXES = {"passes": "forward passes", "steps": "steps", "eps": "eps"}
 MOST_POINTS = 100  # of a curve against passes
-# Settings that follow an axis: a step size is a share of eps, divided by the steps.
 # Of these a record holds the passes spent in all, and not those until the image was fooled.
 ALL_PASSES = ("parts", "foolbox")
+# Settings that follow an axis: a step size is a share of eps, divided by the steps.
 FOLLOWING = {"eps": ("eps", "step_size"), "steps": ("steps", "step_size")}
 # Of detectors and segmenters: evaluator's entry, metric.
 METRICS = (("bbox", "AP"), ("segm", "AP"), ("sem_seg", "mIoU"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -248,15 +249,24 @@ def scatter_pictures(measured: Measured) -> list[Picture]:
     """
     pictures = []
     for models, of_images in _on_same_images(measured.models):
-        for threat, attacked in attacks_by_threat(models).items():
-            for attacks, names in attacked.items():
-                by = f" ({', '.join(attacks)})" if len(attacked) > 1 else ""
-                members = [model for model in models if model.name in names]
-                for measure in (one for one in MEASURES if one.key in MAIN):
-                    points = [one for model in members for one in _points(measured, model, threat, measure)]
-                    if len(points) > 1:
-                        pictures.append(_scatter(threat, measure, points, f"{threat}{by}{of_images}"))
+        for threat, by, members in _under_same_attacks(models):
+            for measure in (one for one in MEASURES if one.key in MAIN):
+                points = [one for model in members for one in _points(measured, model, threat, measure)]
+                if len(points) > 1:
+                    pictures.append(_scatter(threat, measure, points, f"{threat}{by}{of_images}"))
     return pictures
+
+
+def _under_same_attacks(models: Sequence[Model]) -> Iterator[tuple[str, str, list[Model]]]:
+    """Threat models with the models that met the same attacks with the same settings, and what tells these apart."""
+    for threat, attacked in attacks_by_threat(models).items():
+        for attacks, names in attacked.items():
+            alike: dict[str, list[Model]] = {}
+            for model in (one for one in models if one.name in names):
+                settings = {name: model.first.entries[name]["settings"] for name in threats_of(model.first)[threat]}
+                alike.setdefault(json.dumps(settings, sort_keys=True), []).append(model)
+            for members in alike.values():
+                yield threat, f" ({', '.join(attacks)})" if len(attacked) > 1 else "", members
 
 
 @dataclass(frozen=True)
